@@ -1,0 +1,50 @@
+package gateway
+
+import (
+	"net/http"
+
+	"github.com/rotor-fleet/rotor/services/gateway/internal/agents"
+	"github.com/rotor-fleet/rotor/services/gateway/internal/rest"
+	"github.com/rotor-fleet/rotor/services/gateway/internal/servercert"
+	"github.com/rotor-fleet/rotor/services/gateway/internal/signin"
+)
+
+// apiRoutes serves operators and programs. Who may pass is settled before.
+func apiRoutes(a *rest.API, programs *signin.Service, public rest.Public, ops http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	a.Register(mux, programs.Register)
+	public.Register(mux)
+	for _, path := range []string{"/livez", "/readyz", "/metrics"} {
+		mux.Handle("GET "+path, ops)
+	}
+	return mux
+}
+
+// agentRoutes serves agents, and whatever they need before they are known; and
+// programs in clusters, which reach no other listener.
+func agentRoutes(s *agents.Service, programs *signin.Service, public rest.Public, ops http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	s.Register(mux, programs.Register)
+	public.Register(mux)
+	mux.Handle("GET /livez", ops)
+	return mux
+}
+
+// notCanary answers no request on a connection to a canary: there is nothing there
+// but the handshake, and who has trusted a CA that signs nothing yet is not to say
+// or hear anything by it (421, RFC 9110, 15.5.20).
+func notCanary(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.TLS != nil {
+			if _, ok := servercert.CanaryAsked(r.TLS.ServerName); ok {
+				rest.WriteProblem(w, http.StatusMisdirectedRequest, "this is the canary of a CA: it serves a handshake and nothing else; call the server by its own name")
+				return
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func refuse(w http.ResponseWriter, _ *http.Request, detail string) {
+	rest.WriteProblem(w, http.StatusUnauthorized, detail)
+}
