@@ -158,7 +158,7 @@ func cmdNATSServer(ts *testscript.TestScript, _ bool, args []string) {
 		s.WaitForShutdown()
 		ts.Check(os.RemoveAll(store))
 	} else {
-		o := natsconf.Options{Servers: []string{freeAddress(ts)}, Base: base, Store: store, TLS: natsconf.TLS{SelfSigned: true}}
+		o := natsconf.Options{Servers: []string{freeAddress(ts)}, Base: base, Store: store, MaxStore: natsconf.Unbounded, TLS: natsconf.TLS{SelfSigned: true}}
 		_, err := natsconf.Write(base, o)
 		ts.Check(err)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -73,7 +74,7 @@ certificate, key and CA, or have them made.`,
 	flags.StringSliceVar(&o.Routes, "routes", nil, "`host:port` of each server for the others (default: the port + 2000)")
 	flags.StringVar(&o.ClusterName, "cluster-name", "rotor", "name of the cluster")
 	flags.StringVar(&o.Store, "store", "/var/lib/rotor-nats", "`folder` of the streams on each server")
-	flags.StringVar(&o.MaxStore, "max-store", "", "limit of the streams on disk, such as 100GB")
+	flags.StringVar(&o.MaxStore, "max-store", "", "limit of the streams on disk, such as 100GB; they may take 25 GB (default: 3/4 of the free space)")
 	flags.StringVar(&o.TLS.Cert, "tls-cert", "", "certificate `file` on each server")
 	flags.StringVar(&o.TLS.Key, "tls-key", "", "key `file` on each server")
 	flags.StringVar(&o.TLS.CA, "tls-ca", "", "`file` of the CA on each server and service")
@@ -111,7 +112,7 @@ may do this. Run it before the services start and after each upgrade of Rotor.`,
 				return err
 			}
 			defer nc.Close()
-			changes, err := bus.Apply(c.Context(), nc, common.NATS.Replicas, dry)
+			changes, err := bus.Apply(c.Context(), nc, bus.Options{Replicas: common.NATS.Replicas, Dry: dry, Waiting: waiting(logger)})
 			if printed := printChanges(c, output, changes); err == nil {
 				err = printed
 			}
@@ -124,6 +125,17 @@ may do this. Run it before the services start and after each upgrade of Rotor.`,
 	flags.StringVarP(&output, "output", "o", "table", "table or json")
 	_ = c.MarkFlagRequired("config")
 	return c
+}
+
+// waiting logs why the setup waits, each cause once.
+func waiting(logger *slog.Logger) func(error) {
+	var last string
+	return func(err error) {
+		if err.Error() != last {
+			last = err.Error()
+			logger.Warn("NATS is not ready yet, trying again", "error", err)
+		}
+	}
 }
 
 func printChanges(c *cobra.Command, output string, changes []bus.Change) error {

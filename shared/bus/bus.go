@@ -169,9 +169,14 @@ func Persist(ctx context.Context, call func(context.Context) error) error {
 	return Retry(ctx, call)
 }
 
+const (
+	codeNoPeers   jetstream.ErrorCode = 10005 // no peers to place a stream on: the other servers are starting
+	codeNoStorage jetstream.ErrorCode = 10047 // the bounds of streams exceed the limit of the server
+)
+
 // The codes of errors with which a server says "not now".
 var notNow = []jetstream.ErrorCode{
-	10005, // no peers to place a stream on: the other servers are starting
+	codeNoPeers,
 	10008, // JetStream is temporarily unavailable
 	10009, // the server is not the leader
 	10118, // the stream is offline

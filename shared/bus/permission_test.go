@@ -142,7 +142,7 @@ func TestDeniedFailsAtOnce(t *testing.T) {
 	denied("delete", keys.Delete(ctx, "ca-1", 1))
 	_, err = kv.Open[int](ctx, s.NATS, bus.Authority)
 	denied("open", err)
-	_, err = bus.Apply(ctx, s.NATS, 1, false)
+	_, err = bus.Apply(ctx, s.NATS, bus.Options{})
 	denied("set up", err)
 	if ctx.Err() != nil {
 		t.Error("only a time-out has ended the calls")
@@ -200,7 +200,7 @@ func deleteConsumer(t *testing.T, nc *nats.Conn) {
 func TestApplyTellsWhatItDoes(t *testing.T) {
 	s := bustest.NewEmpty(t)
 	what := func(dry bool) map[string]int {
-		changes, err := bus.Apply(t.Context(), s.NATS, 1, dry)
+		changes, err := bus.Apply(t.Context(), s.NATS, bus.Options{Dry: dry})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -30,26 +30,37 @@ type Change struct {
 // call to the server is short and repeated while a cluster elects a leader; it
 // ends with ctx.
 func Setup(ctx context.Context, nc *nats.Conn, replicas int) error {
-	_, err := Apply(ctx, nc, replicas, false)
+	_, err := Apply(ctx, nc, Options{Replicas: replicas})
 	return err
 }
 
-// Apply is Setup that tells what it did. With dry it only tells what it would
-// do.
-func Apply(ctx context.Context, nc *nats.Conn, replicas int, dry bool) ([]Change, error) {
+// Options say how Apply makes the layout.
+type Options struct {
+	Replicas int  // copies of each stream; 1, if less
+	Dry      bool // only tell what would be done
+	// Waiting is told why a call is repeated, each time; nil tells nobody.
+	Waiting func(error)
+}
+
+// ErrNoStorage is the error of a server that offers its streams less space on
+// disk than they may take together.
+var ErrNoStorage = errors.New("the streams need more space than NATS offers them")
+
+// Apply is Setup that tells what it did.
+func Apply(ctx context.Context, nc *nats.Conn, o Options) ([]Change, error) {
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return nil, fmt.Errorf("set up streams: %w", err)
 	}
-	guard := Guard(nc)
+	ask := asker{guard: Guard(nc), waiting: o.Waiting}
 	var changes []Change
-	for _, config := range Layout(max(replicas, 1)) {
+	for _, config := range Layout(max(o.Replicas, 1)) {
 		change := Change{Kind: "stream", Name: config.Name}
 		if name, ok := strings.CutPrefix(config.Name, "KV_"); ok {
 			change.Kind, change.Name = "bucket", name
 		}
 		var stream jetstream.Stream
-		err := ask(ctx, guard, func(ctx context.Context) (err error) {
+		err := ask.do(ctx, func(ctx context.Context) (err error) {
 			stream, err = js.Stream(ctx, config.Name)
 			return err
 		})
@@ -61,8 +72,8 @@ func Apply(ctx context.Context, nc *nats.Conn, replicas int, dry bool) ([]Change
 		default:
 			change.compare(streamDifferences(stream.CachedInfo().Config, config))
 		}
-		if change.What != Unchanged && !dry {
-			err := ask(ctx, guard, func(ctx context.Context) error {
+		if change.What != Unchanged && !o.Dry {
+			err := ask.do(ctx, func(ctx context.Context) error {
 				_, err := js.CreateOrUpdateStream(ctx, config)
 				return err
 			})
@@ -73,7 +84,7 @@ func Apply(ctx context.Context, nc *nats.Conn, replicas int, dry bool) ([]Change
 		changes = append(changes, change)
 	}
 	for _, d := range Durables() {
-		change, err := d.apply(ctx, js, guard, dry)
+		change, err := d.apply(ctx, js, ask, o.Dry)
 		if err != nil {
 			return changes, fmt.Errorf("set up consumer %s of %s: %w", d.Name, d.Stream, err)
 		}
@@ -82,10 +93,10 @@ func Apply(ctx context.Context, nc *nats.Conn, replicas int, dry bool) ([]Change
 	return changes, nil
 }
 
-func (d Durable) apply(ctx context.Context, js jetstream.JetStream, guard *Denials, dry bool) (Change, error) {
+func (d Durable) apply(ctx context.Context, js jetstream.JetStream, ask asker, dry bool) (Change, error) {
 	change := Change{Kind: "consumer", Name: d.Stream + "/" + d.Name}
 	var consumer jetstream.Consumer
-	err := ask(ctx, guard, func(ctx context.Context) (err error) {
+	err := ask.do(ctx, func(ctx context.Context) (err error) {
 		consumer, err = js.Consumer(ctx, d.Stream, d.Name)
 		return err
 	})
@@ -100,15 +111,52 @@ func (d Durable) apply(ctx context.Context, js jetstream.JetStream, guard *Denia
 	if change.What == Unchanged || dry {
 		return change, nil
 	}
-	return change, ask(ctx, guard, func(ctx context.Context) error {
+	return change, ask.do(ctx, func(ctx context.Context) error {
 		_, err := js.CreateOrUpdateConsumer(ctx, d.Stream, d.config())
 		return err
 	})
 }
 
-// ask is Retry that ends at once when the user may not ask.
-func ask(ctx context.Context, guard *Denials, call func(context.Context) error) error {
-	return Retry(ctx, func(ctx context.Context) error { return guard.Do(ctx, "$JS.API.", call) })
+// asker repeats calls while a server says "not now".
+type asker struct {
+	guard   *Denials
+	waiting func(error)
+}
+
+// do is Retry that ends at once when the user may not ask, and when there is no
+// space: a cluster calls that "no suitable peers", as it calls servers that are
+// still starting.
+func (a asker) do(ctx context.Context, call func(context.Context) error) error {
+	return Retry(ctx, func(ctx context.Context) error {
+		err := a.guard.Do(ctx, "$JS.API.", call)
+		if lacksStorage(err) {
+			return fmt.Errorf("%w, %d GB of a disk that is to have a third more; give them a larger disk or a limit of their own, "+
+				"such as `rotor nats config --max-store 100GB`: %s", ErrNoStorage, reserved()>>30, err)
+		}
+		if err != nil && a.waiting != nil && Transient(err) {
+			a.waiting(err)
+		}
+		return err
+	})
+}
+
+// lacksStorage reports whether a server, or each of a cluster that runs, has
+// refused a stream for its bound on bytes.
+func lacksStorage(err error) bool {
+	api, ok := errors.AsType[*jetstream.APIError](err)
+	if !ok {
+		return false
+	}
+	return api.ErrorCode == codeNoStorage ||
+		api.ErrorCode == codeNoPeers && strings.Contains(api.Description, "insufficient storage") && !strings.Contains(api.Description, "offline")
+}
+
+// reserved is how many bytes the streams may take together, on each server.
+func reserved() (n int64) {
+	for _, config := range Layout(1) {
+		n += max(config.MaxBytes, 0)
+	}
+	return n
 }
 
 func (c *Change) compare(details []string) {

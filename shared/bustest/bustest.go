@@ -24,6 +24,11 @@ import (
 // Limit is how long a test waits for what must happen.
 const Limit = time.Minute
 
+// Limits of servers that do not bind. Without them a server takes three quarters
+// of the free space of the disk, and a disk with less than 33 GB free has tests
+// fail at their streams, whose bounds exceed it.
+const maxStore, maxMemory = 1 << 50, 1 << 30
+
 // Server is a running server and a connection to it.
 type Server struct {
 	NATS   *nats.Conn
@@ -97,6 +102,7 @@ func run(t testing.TB, options server.Options) *server.Server {
 	t.Helper()
 	options.ServerName, options.JetStream, options.MaxPayload = "test", true, 4<<20
 	options.NoSigs, options.NoLog = true, true
+	options.JetStreamMaxStore, options.JetStreamMaxMemory = maxStore, maxMemory
 	s, err := server.NewServer(&options)
 	if err != nil {
 		t.Fatal(err)

@@ -24,7 +24,7 @@ func NewCluster(t testing.TB, nodes int) *Server {
 	for i := range nodes {
 		s, err := server.NewServer(&server.Options{
 			ServerName: fmt.Sprintf("test-%d", i+1), Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(),
-			NoSigs: true, NoLog: true, Routes: routes, Cluster: server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: ports[i]},
+			JetStreamMaxStore: maxStore, JetStreamMaxMemory: maxMemory, NoSigs: true, NoLog: true, Routes: routes, Cluster: server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: ports[i]},
 		})
 		if err != nil {
 			t.Fatal(err)

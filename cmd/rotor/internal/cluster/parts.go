@@ -25,7 +25,7 @@ func isNode(name string) bool { return strings.HasPrefix(name, nodePrefix) }
 // users.
 func (k *Cluster) prepareNATS() error {
 	o := natsconf.Options{
-		Prefix: nodePrefix, Root: true, Base: k.files.nats, Store: filepath.Join(k.files.nats, "store"),
+		Prefix: nodePrefix, Root: true, Base: k.files.nats, Store: filepath.Join(k.files.nats, "store"), MaxStore: natsconf.Unbounded,
 		RouteTo: func(from, to int) (string, error) {
 			return k.config.Between(nodeName(from), nodeName(to), k.routes[to])
 		},

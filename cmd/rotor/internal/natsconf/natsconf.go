@@ -64,6 +64,10 @@ type File struct {
 // Files are files by their name below the folder of the configuration.
 type Files map[string]File
 
+// Unbounded is a limit of the streams that does not bind: for servers that are
+// to start on any disk, as for a trial.
+const Unbounded = "1PB"
+
 const private = fs.FileMode(0o600)
 
 // ServerConfig returns the name of the configuration of the server at an index.

@@ -2,12 +2,14 @@ package natsconf_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -40,6 +42,9 @@ func start(t *testing.T, o natsconf.Options) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
 	o.Base, o.Store = dir, filepath.Join(t.TempDir(), "store")
+	if o.MaxStore == "" {
+		o.MaxStore = natsconf.Unbounded
+	}
 	if _, err := natsconf.Write(dir, o); err != nil {
 		t.Fatal(err)
 	}
@@ -105,6 +110,22 @@ func TestServersRun(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A disk with less space than the streams may take is named at once, also by a
+// cluster, which has the same answer for servers that are still starting.
+func TestDiskIsTooSmall(t *testing.T) {
+	for _, n := range []int{1, 3} {
+		t.Run(strconv.Itoa(n), func(t *testing.T) {
+			o := natsconf.Options{Servers: free(t, n), Routes: free(t, n), MaxStore: "1GB"}
+			nc := connect(t, start(t, o), o, bus.UserDeploy)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			if err := bus.Setup(ctx, nc, o.Replicas()); !errors.Is(err, bus.ErrNoStorage) || !strings.Contains(err.Error(), "--max-store") {
+				t.Error(err)
+			}
+		})
 	}
 }
 
