@@ -70,3 +70,19 @@ func (l *lines) tail() string {
 	defer l.mu.Unlock()
 	return strings.Join(l.last, "\n")
 }
+
+// quit is how the runtime of Go begins to say where each goroutine stands.
+const quit = "SIGQUIT: quit"
+
+const maxDump = 64 << 10 // bytes
+
+// dump returns where the program said that it stands, or the end of its log. A
+// log of a test is gone when somebody wants to read it.
+func (l *lines) dump() string {
+	raw, err := os.ReadFile(l.path)
+	at := bytes.LastIndex(raw, []byte(quit))
+	if err != nil || at < 0 {
+		return l.tail()
+	}
+	return string(raw[at:min(len(raw), at+maxDump)])
+}

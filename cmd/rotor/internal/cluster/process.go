@@ -136,7 +136,7 @@ func (p *Process) Stop(ctx context.Context) error {
 		case <-time.After(time.Second):
 		}
 		p.Kill()
-		return fmt.Errorf("%s did not end and was killed; see %s:\n%s", p.Name, p.output.path, p.output.tail())
+		return fmt.Errorf("%s did not end and was killed; see %s:\n%s", p.Name, p.output.path, p.output.dump())
 	}
 }
 
