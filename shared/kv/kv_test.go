@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/rotor-fleet/rotor/shared/bus"
 	"github.com/rotor-fleet/rotor/shared/bustest"
 	"github.com/rotor-fleet/rotor/shared/clock"
@@ -123,6 +125,51 @@ func TestMirror(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// A cluster may never answer that a consumer was deleted; the client gives that
+// up after 5 s. Here nothing answers, as the user may not ask.
+func TestWatchEndsWithoutAnAnswer(t *testing.T) {
+	s := bustest.NewDenying(t, "$JS.API.CONSUMER.DELETE.>")
+	b := open(t, s)
+	ended := make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		defer close(ended)
+		b.Watch(ctx, kv.Watcher[doc]{Current: cancel})
+	}()
+	select {
+	case <-ended:
+	case <-time.After(4 * time.Second):
+		t.Error("the watch waits for an answer")
+	}
+}
+
+// A watch that ends while documents are still coming leaves nothing behind.
+func TestWatchEndsWhileDocumentsCome(t *testing.T) {
+	s := bustest.New(t)
+	b := open(t, s)
+	const more = 1000 // than the client reads ahead
+	for i := range more {
+		if _, err := b.Create(t.Context(), fmt.Sprintf("edge-%d", i), doc{i}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := goleak.IgnoreCurrent()
+	for range 3 {
+		ctx, cancel := context.WithCancel(t.Context())
+		all := s.NATS.Stats().InMsgs + more
+		b.Watch(ctx, kv.Watcher[doc]{Changed: func(kv.Entry[doc]) {
+			bustest.Eventually(t, func() error {
+				if n := s.NATS.Stats().InMsgs; n < all && ctx.Err() == nil {
+					return fmt.Errorf("%d of %d messages are here", n, all)
+				}
+				return nil
+			})
+			cancel()
+		}})
+	}
+	bustest.Eventually(t, func() error { return goleak.Find(before) })
 }
 
 func lease(s *bustest.Server, t testing.TB, holder string) kv.Lease {

@@ -63,7 +63,7 @@ func (b *Bucket[T]) watch(ctx context.Context, w Watcher[T], options ...jetstrea
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", b.name, err)
 	}
-	defer func() { _ = watch.Stop() }()
+	defer func() { go release(watch) }()
 	for {
 		select {
 		case <-ctx.Done():
@@ -86,6 +86,17 @@ func (b *Bucket[T]) watch(ctx context.Context, w Watcher[T], options ...jetstrea
 			}
 			w.Changed(e)
 		}
+	}
+}
+
+// release ends a watch on the server. Nobody waits for it: a cluster does not
+// answer each request to delete a consumer, and the client gives that up after
+// 5 s only, in which a service that is told to end would still run. Without the
+// request the server deletes the consumer by itself. What the client has read
+// ahead is taken from it, or it would never end.
+func release(watch jetstream.KeyWatcher) {
+	_ = watch.Stop()
+	for range watch.Updates() {
 	}
 }
 
