@@ -2,21 +2,25 @@ package gateway
 
 import (
 	"fmt"
+	"log/slog"
 	"net"
 	"net/url"
 	"slices"
 	"strings"
+
+	"github.com/rotor-fleet/rotor/services/gateway/internal/apicert"
 )
 
 // Config is the section "gateway" of the configuration.
 type Config struct {
 	ListenAPI    string `yaml:"listenAPI"`    // address of the API
 	ListenAgents string `yaml:"listenAgents"` // address for agents, TLS 1.3
-	// CertFile and KeyFile serve the API over TLS. Without them it is plain HTTP,
-	// for loopback or behind a proxy that ends TLS.
+	// CertFile and KeyFile serve the API over TLS, and are read again when they
+	// change. Without them it is plain HTTP, for loopback or behind a proxy that
+	// ends TLS.
 	CertFile       string   `yaml:"certFile"`
 	KeyFile        string   `yaml:"keyFile"`
-	PublicURL      string   `yaml:"publicURL"`      // where callers reach the API; http://<listenAPI>, if empty
+	PublicURL      string   `yaml:"publicURL"`      // where callers reach the API; <scheme>://<listenAPI>, if empty
 	AgentsURL      string   `yaml:"agentsURL"`      // where agents reach the gateway, for join commands; https://<listenAgents>, if empty; several with commas
 	Names          []string `yaml:"names"`          // DNS names and IP addresses by which agents reach the gateway
 	AdminTokenFile string   `yaml:"adminTokenFile"` // mode 0600; made at the first start
@@ -29,6 +33,33 @@ type Config struct {
 // Defaults returns the values that hold where nobody set another.
 func Defaults() Config {
 	return Config{ListenAPI: "127.0.0.1:8080", ListenAgents: "127.0.0.1:8443", AdminTokenFile: "admin.token"}
+}
+
+// Validate reports the first thing that is wrong, also with the files of the API's
+// certificate.
+func (c Config) Validate() error {
+	c, err := c.validate()
+	if err != nil || c.CertFile == "" {
+		return err
+	}
+	if err := c.files().Check(); err != nil {
+		return fmt.Errorf("gateway: %w", err)
+	}
+	return nil
+}
+
+func (c Config) files() apicert.Files { return apicert.Files{Cert: c.CertFile, Key: c.KeyFile} }
+
+// certificate opens the certificate of the API, nil where there is none.
+func (c Config) certificate(log *slog.Logger) (*apicert.Pair, error) {
+	if c.CertFile == "" {
+		return nil, nil
+	}
+	p, err := apicert.Open(c.files(), log)
+	if err != nil {
+		return nil, fmt.Errorf("gateway: %w", err)
+	}
+	return p, nil
 }
 
 // validate checks the values and completes them.
@@ -94,6 +125,9 @@ func (c Config) agentsURL(listener net.Addr) (text string, reachable bool) {
 	}
 	return "https://" + net.JoinHostPort("localhost", port), false
 }
+
+// APIURL returns the URL of the API at the address of its listener.
+func (c Config) APIURL(listener net.Addr) string { return c.scheme() + "://" + listener.String() }
 
 func (c Config) scheme() string {
 	if c.CertFile != "" {

@@ -7,7 +7,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -37,6 +36,10 @@ func Run(ctx context.Context, env daemon.Env, c Config) error {
 	if err != nil {
 		return err
 	}
+	certificate, err := c.certificate(env.Log)
+	if err != nil {
+		return err
+	}
 	token, err := auth.OpenToken(c.AdminTokenFile)
 	if err != nil {
 		return err
@@ -47,7 +50,7 @@ func Run(ctx context.Context, env daemon.Env, c Config) error {
 	}
 	defer func() { _, _ = apiListener.Close(), agentsListener.Close() }() // again, after Serve: harmless
 	if c.PublicURL == "" {
-		c.PublicURL = c.scheme() + "://" + apiListener.Addr().String()
+		c.PublicURL = c.APIURL(apiListener.Addr())
 	}
 	agentsURL, reachable := c.agentsURL(agentsListener.Addr())
 	if !reachable {
@@ -68,7 +71,7 @@ func Run(ctx context.Context, env daemon.Env, c Config) error {
 	}
 	canary := &servercert.Keeper{Env: keeper.Env, Key: keeper.Key, Canary: true}
 	keeper.Prepare()
-	m, err := newMeasures(env, s, canary)
+	m, err := newMeasures(env, s, canary, certificate)
 	if err != nil {
 		return err
 	}
@@ -92,12 +95,8 @@ func Run(ctx context.Context, env daemon.Env, c Config) error {
 	guard := auth.NewGuard(token, rest.OpenPaths()...)
 	guard.Open(api.PathLogin, api.PathRecover)
 	apiServer := server(env.Log, m.count("api", guard.Wrap(traced(env.Tracer, apiRoutes(operator, programs, public, env.Ops)), refuse)))
-	if c.CertFile != "" {
-		certificate, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
-		if err != nil {
-			return fmt.Errorf("gateway: certFile %s: %w", c.CertFile, err)
-		}
-		apiServer.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{certificate}}
+	if certificate != nil {
+		apiServer.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certificate.Certificate}
 	}
 	agentServer := server(env.Log, m.count("agents", traced(env.Tracer, notCanary(agentRoutes(service, programs, public, env.Ops)))))
 	agentServer.TLSConfig = &tls.Config{
@@ -106,14 +105,18 @@ func Run(ctx context.Context, env daemon.Env, c Config) error {
 		SessionTicketsDisabled: true,
 	}
 	env.Log.Info("gateway listens", "api", c.PublicURL, "agents", agentsURL)
-	return stopped(ctx, daemon.Group(ctx,
-		daemon.Part{Name: "state", Run: s.Run},
-		daemon.Part{Name: "dead letters", Run: func(ctx context.Context) error { return s.Letters.Run(ctx, env.Health) }},
-		daemon.Part{Name: "server certificate", Run: keeper.Run},
-		daemon.Part{Name: "canary", Run: canary.Run},
-		daemon.Part{Name: "api", Run: func(ctx context.Context) error { return daemon.Serve(ctx, apiServer, apiListener, grace) }},
-		daemon.Part{Name: "agents", Run: func(ctx context.Context) error { return daemon.Serve(ctx, agentServer, agentsListener, grace) }},
-	))
+	parts := []daemon.Part{
+		{Name: "state", Run: s.Run},
+		{Name: "dead letters", Run: func(ctx context.Context) error { return s.Letters.Run(ctx, env.Health) }},
+		{Name: "server certificate", Run: keeper.Run},
+		{Name: "canary", Run: canary.Run},
+		{Name: "api", Run: func(ctx context.Context) error { return daemon.Serve(ctx, apiServer, apiListener, grace) }},
+		{Name: "agents", Run: func(ctx context.Context) error { return daemon.Serve(ctx, agentServer, agentsListener, grace) }},
+	}
+	if certificate != nil {
+		parts = append(parts, daemon.Part{Name: "certificate of the API", Run: certificate.Run})
+	}
+	return stopped(ctx, daemon.Group(ctx, parts...))
 }
 
 // stopped forgives an error that the end of ctx has caused.

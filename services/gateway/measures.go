@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/rotor-fleet/rotor/services/gateway/internal/apicert"
 	"github.com/rotor-fleet/rotor/services/gateway/internal/servercert"
 	"github.com/rotor-fleet/rotor/services/gateway/internal/state"
 	"github.com/rotor-fleet/rotor/shared/bus"
@@ -28,7 +29,7 @@ type measures struct {
 	registered []prometheus.Collector
 }
 
-func newMeasures(env daemon.Env, s *state.State, canary *servercert.Keeper) (*measures, error) {
+func newMeasures(env daemon.Env, s *state.State, canary *servercert.Keeper, certificate *apicert.Pair) (*measures, error) {
 	m := &measures{
 		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "http_server_request_duration_seconds", Help: "Time to answer a request, by listener, method, route and status; of long polls and streams with the time that they wait.",
@@ -38,7 +39,7 @@ func newMeasures(env daemon.Env, s *state.State, canary *servercert.Keeper) (*me
 		streams:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "rotor_event_streams", Help: "Followers of the live events now."}),
 		registry: env.Metrics,
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.waiting, m.streams, fleetCollector{s, env.Clock}, canaryCollector{canary}} {
+	for _, c := range []prometheus.Collector{m.requests, m.waiting, m.streams, fleetCollector{s, env.Clock}, canaryCollector{canary}, certificateCollector{certificate}} {
 		if err := m.registry.Register(c); err != nil {
 			m.unregister()
 			return nil, err
@@ -176,4 +177,21 @@ func (c canaryCollector) Collect(ch chan<- prometheus.Metric) {
 		value = 1
 	}
 	ch <- prometheus.MustNewConstMetric(canaryDesc, prometheus.GaugeValue, value)
+}
+
+// certificateCollector shows when the certificate of the API ends; nothing, where it
+// has none.
+type certificateCollector struct{ certificate *apicert.Pair }
+
+var certificateDesc = prometheus.NewDesc("rotor_api_certificate_expiry_timestamp_seconds",
+	"Moment at which the certificate of the API in use ends, in seconds since 1970; absent without gateway.certFile.", nil, nil)
+
+// Describe is part of prometheus.Collector.
+func (certificateCollector) Describe(ch chan<- *prometheus.Desc) { ch <- certificateDesc }
+
+// Collect is part of prometheus.Collector.
+func (c certificateCollector) Collect(ch chan<- prometheus.Metric) {
+	if c.certificate != nil {
+		ch <- prometheus.MustNewConstMetric(certificateDesc, prometheus.GaugeValue, float64(c.certificate.NotAfter().Unix()))
+	}
 }
