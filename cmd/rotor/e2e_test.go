@@ -91,7 +91,7 @@ func runScripts(t *testing.T, program, files []string) {
 			"subscriber": cmdSubscriber, "newest": cmdNewest, "killrotation": cmdKillRotation, "config": cmdConfig, "four-config": cmdFourConfig, "env-server": cmdEnvServer,
 			"waits": cmdWaits, "join": cmdJoin, "upgraded": cmdUpgraded, "nats-server": cmdNATSServer, "service": cmdService, "end": cmdEnd, "listen": cmdListen,
 			"program": cmdProgram, "run": cmdRun, "paste": cmdPaste, "kill9": cmdKill9, "hup": cmdHangUp, "said": cmdSaid, "secrets": cmdSecrets,
-			"letter": cmdLetter, "probe": cmdProbe, "offline-root": cmdOfflineRoot, "openssl-verify": cmdOpenSSLVerify, "killrollout": cmdKillRollout,
+			"letter": cmdLetter, "probe": cmdProbe, "offline-root": cmdOfflineRoot, "openssl-verify": cmdOpenSSLVerify, "killrollout": cmdKillRollout, "certificate": cmdCertificate,
 		},
 	})
 }

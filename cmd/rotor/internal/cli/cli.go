@@ -33,8 +33,8 @@ type Options struct {
 // app is what every command shares.
 type app struct {
 	Options
-	url, tokenFile, data string
-	tracer               telemetry.Tracer
+	url, tokenFile, caFile, data string
+	tracer                       telemetry.Tracer
 }
 
 // ExitError ends the program with a code. An ExitError without Err prints
@@ -82,7 +82,8 @@ func New(o Options) *cobra.Command {
 		Long: `Rotor keeps the certificates and tokens of a fleet of Kubernetes clusters alive.
 
 Commands find a running server by --url or ROTOR_URL (with ROTOR_TOKEN or
---token-file), else by the file that ` + "`rotor up`" + ` writes to its data folder.`,
+--token-file, and ROTOR_CA_FILE or --ca-file where a private CA has signed its
+certificate), else by the file that ` + "`rotor up`" + ` writes to its data folder.`,
 		Example: `  rotor sample > fleet.yaml
   rotor apply -f fleet.yaml
   rotor status`,
@@ -104,6 +105,7 @@ Commands find a running server by --url or ROTOR_URL (with ROTOR_TOKEN or
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.url, "url", "", "address of the API (default $ROTOR_URL, else from the data folder)")
 	flags.StringVar(&a.tokenFile, "token-file", "", "file with the admin token (default $ROTOR_TOKEN, else from the data folder)")
+	flags.StringVar(&a.caFile, "ca-file", "", "file with the CA of the API's certificate, PEM (default $ROTOR_CA_FILE, else the system's)")
 	flags.StringVar(&a.data, "data", "var", "data folder of a server on this machine")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usage(c, "%w", err) })
 	root.AddCommand(
@@ -167,6 +169,8 @@ func hintFor(err error) string {
 		return "the admin token is missing or wrong: set ROTOR_TOKEN, or name its file with --token-file"
 	case errors.Is(err, context.DeadlineExceeded):
 		return "the server did not answer in time: look at its log and at /readyz"
+	case distrusted(err) != "":
+		return distrusted(err)
 	case isNet:
 		return "is Rotor running there? start it with `rotor up`, or set ROTOR_URL"
 	case errors.Is(err, fleet.ErrNotFound):

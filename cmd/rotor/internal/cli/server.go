@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -22,11 +21,17 @@ import (
 // ServerFile tells the commands of the same machine where a running server is.
 // `rotor up` writes it to its data folder. It holds no secret.
 type ServerFile struct {
-	URL               string `json:"url"`               // of the API
-	Agents            string `json:"agents"`            // of the agents' listener
-	NATS              string `json:"nats"`              // for subscribers
-	AdminTokenFile    string `json:"adminTokenFile"`    // absolute, or relative to the data folder
-	SubscriberKeyFile string `json:"subscriberKeyFile"` // likewise
+	URL               string `json:"url"`                       // of the API
+	Agents            string `json:"agents"`                    // of the agents' listener
+	NATS              string `json:"nats"`                      // for subscribers
+	AdminTokenFile    string `json:"adminTokenFile"`            // absolute, or relative to the data folder
+	SubscriberKeyFile string `json:"subscriberKeyFile"`         // likewise
+	CertificateFile   string `json:"certificateFile,omitempty"` // of the API, likewise; none where it is plain HTTP
+}
+
+// paths are the fields that name files.
+func (s *ServerFile) paths() []*string {
+	return []*string{&s.AdminTokenFile, &s.SubscriberKeyFile, &s.CertificateFile}
 }
 
 // serverFileName is the name of the file in the data folder.
@@ -36,7 +41,7 @@ const serverFileName = "rotor.json"
 // inside the folder are stored relative to it, so that the folder may be moved
 // and read from any working directory.
 func (s ServerFile) Write(data string) error {
-	for _, path := range []*string{&s.AdminTokenFile, &s.SubscriberKeyFile} {
+	for _, path := range s.paths() {
 		stored, err := storedPath(data, *path)
 		if err != nil {
 			return fmt.Errorf("server file: %w", err)
@@ -91,7 +96,7 @@ func ReadServerFile(data string) (ServerFile, error) {
 	if err := json.Unmarshal(raw, &s); err != nil {
 		return s, fmt.Errorf("server file %s: %w", path, err)
 	}
-	for _, path := range []*string{&s.AdminTokenFile, &s.SubscriberKeyFile} {
+	for _, path := range s.paths() {
 		if *path != "" && !filepath.IsAbs(*path) {
 			*path = filepath.Join(data, *path)
 		}
@@ -102,7 +107,7 @@ func ReadServerFile(data string) (ServerFile, error) {
 // client returns a client of the server that the flags, the environment or the
 // data folder name, in this order.
 func (a *app) client() (*api.Client, error) {
-	client := &api.Client{URL: first(a.url, a.Getenv("ROTOR_URL")), HTTP: &http.Client{Transport: transport()}, Tracer: a.tracer}
+	client := &api.Client{URL: first(a.url, a.Getenv("ROTOR_URL")), Tracer: a.tracer}
 	file, err := ReadServerFile(a.data)
 	if client.URL == "" {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -120,33 +125,39 @@ func (a *app) client() (*api.Client, error) {
 	if u, err := url.Parse(client.URL); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
 		return nil, &ExitError{Code: exitUsage, Err: errors.New("the address of the API is no http:// or https:// URL"), Hint: "write it like http://127.0.0.1:8080"}
 	}
+	own := err == nil && file.URL == client.URL
+	if client.HTTP, err = a.httpClient(file, own); err != nil {
+		return nil, err
+	}
 	token := a.Getenv("ROTOR_TOKEN")
 	switch {
 	case a.tokenFile != "":
 		client.Token, err = secret.ReadFile(a.tokenFile)
 	case token != "":
 		client.Token, err = secret.New(token), nil
-	case err == nil && file.URL == client.URL && file.AdminTokenFile != "":
+	case own && file.AdminTokenFile != "":
 		// Only to the server that it belongs to, never to one named elsewhere.
 		client.Token, err = secret.ReadFile(file.AdminTokenFile)
-	default:
-		err = nil // the server will say that a token is missing
-	}
+	} // else the server will say that a token is missing
 	if err != nil {
 		return nil, fmt.Errorf("admin token: %w", err)
 	}
 	return client, nil
 }
 
-// transport bounds the time to connect and to the first byte; the length of an
-// answer is not bounded, as events never end.
-func transport() *http.Transport {
-	return &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
-		TLSHandshakeTimeout:   10 * time.Second,
-		ResponseHeaderTimeout: 60 * time.Second,
-		MaxIdleConnsPerHost:   2,
+// httpClient returns what reaches the server and knows whom to believe: who is in
+// the CA file of the flag; the server of the data folder by its certificate, if it
+// is that one; who is in the CA file of the environment; whom the system trusts.
+func (a *app) httpClient(file ServerFile, own bool) (*http.Client, error) {
+	path := first(a.caFile, a.Getenv("ROTOR_CA_FILE"))
+	switch {
+	case a.caFile == "" && own && file.CertificateFile != "":
+		return file.HTTP(), nil
+	case path != "":
+		trusted, err := trustOnly(path)
+		return &http.Client{Transport: transport(trusted)}, err
+	default:
+		return ServerFile{}.HTTP(), nil
 	}
 }
 

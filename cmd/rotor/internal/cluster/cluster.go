@@ -152,6 +152,7 @@ func (k *Cluster) prepareService(service string, n int, own []byte) error {
 	case "gateway":
 		section["listenAPI"], section["listenAgents"], section["adminTokenFile"] = k.apis[n], k.agents[n], k.files.admin
 		section["publicURL"] = k.API()
+		section["certFile"], section["keyFile"] = "", "" // everything here calls it on the loopback, without TLS
 	}
 	config, err := serviceConfig(own, map[string]map[string]any{
 		"nats":   {"url": url, "nkeyFile": k.seed(service), "replicas": k.config.Nodes},

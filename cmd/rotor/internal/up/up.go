@@ -94,7 +94,7 @@ func loadConfig(o Options) (config, error) {
 	if c.gateway.AdminTokenFile == "" {
 		c.gateway.AdminTokenFile = filepath.Join(o.Data, "admin.token")
 	}
-	return c, nil
+	return c, c.gateway.Validate()
 }
 
 func override(value *string, argument string) {
@@ -139,7 +139,7 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer closeQuietly(c.gateway.AgentsListener)
-	apiURL := "http://" + c.gateway.APIListener.Addr().String()
+	apiURL := c.gateway.APIURL(c.gateway.APIListener.Addr())
 	if c.gateway.PublicURL == "" {
 		c.gateway.PublicURL = apiURL
 	}
@@ -247,7 +247,7 @@ func (r *running) client(ctx context.Context) (*api.Client, error) {
 	for {
 		token, err := secret.ReadFile(r.config.gateway.AdminTokenFile)
 		if err == nil && !token.Empty() {
-			return &api.Client{URL: r.apiURL, Token: token}, nil
+			return &api.Client{URL: r.apiURL, Token: token, HTTP: cli.ServerFile{CertificateFile: r.config.gateway.CertFile}.HTTP()}, nil
 		}
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, err
@@ -272,8 +272,14 @@ func (r *running) announce(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("admin token: %w", err)
 	}
+	certificate := r.config.gateway.CertFile
+	if certificate != "" {
+		if certificate, err = filepath.Abs(certificate); err != nil {
+			return fmt.Errorf("certificate of the API: %w", err)
+		}
+	}
 	file := cli.ServerFile{
-		URL: r.apiURL, Agents: r.agentsURL(), NATS: r.natsURL,
+		URL: r.apiURL, Agents: r.agentsURL(), NATS: r.natsURL, CertificateFile: certificate,
 		AdminTokenFile: token, SubscriberKeyFile: filepath.Join("nats", natsd.SubscriberFile),
 	}
 	if err := file.Write(r.options.Data); err != nil {
