@@ -95,7 +95,7 @@ func (m *mover) carryOut(ctx context.Context, command event.PhaseCommand) error 
 func changeOf(c event.PhaseCommand) phase.Change {
 	return phase.Change{
 		Rollout: c.Rollout, Kind: c.Kind, Move: c.Move, ID: c.ID, From: c.From, Bundle: c.Bundle, Tainted: c.Tainted,
-		Imported: len(c.Certificate) > 0,
+		Imported: len(c.Certificate) > 0, Compromised: c.Compromised,
 	}
 }
 
@@ -182,6 +182,10 @@ func entryOf(command event.PhaseCommand, c phase.Change, epoch string) audit.Ent
 	}
 	if c.Tainted {
 		e.Reason, e.Request = "compromise, rollout "+c.Rollout, e.Request+" tainted"
+	}
+	if len(c.Compromised) > 0 {
+		e.Request += " compromised " + strings.Join(c.Compromised, " ")
+		e.Details["compromised"] = strings.Join(c.Compromised, " ")
 	}
 	return e
 }

@@ -77,6 +77,78 @@ func TestTaint(t *testing.T) {
 	}
 }
 
+// The old CA of a rotation turns out to be compromised when the new one signs: it is
+// marked, what it has signed goes on its CRL, and no bridge leads to it. Killed
+// anywhere, the repeat goes on; with no rotation at all it is marked too, once it is
+// trusted by nobody.
+func TestTaintInTheMiddle(t *testing.T) {
+	w := newWorld(t)
+	s := w.service(t)
+	w.prove(t, s, 1, kms)
+	old := w.swap(t, s, "r1", false)
+	next := w.authority(t).CAs[1].ID
+	w.prove(t, s, 2, kms)
+	if got := w.condemned(t, old); len(got) != 0 {
+		t.Fatalf("before anybody said so: %v", got)
+	}
+	e := phaseEvent(t, event.PhaseCommand{Rollout: "r1", Move: fleet.MoveTaint, ID: old, From: old, Compromised: []string{old}})
+	for at := 1; ; at++ {
+		mortal, k := *s, &killer{at: at}
+		mortal.mover = mortalMover(s.mover, k)
+		err := mortal.phase(t.Context(), e)
+		if k.writes < at {
+			must(t, err)
+			break
+		}
+	}
+	doc := w.authority(t)
+	if phasesOf(doc) != "outgoing active" || doc.CAs[0].TaintedAt.IsZero() || doc.Bridge(old, next) != nil || doc.Bridge(next, old) == nil || doc.Bundle.Version != 4 {
+		t.Fatalf("%s: %+v, bridges %+v, bundle %d", phasesOf(doc), doc.CAs, doc.Bridges, doc.Bundle.Version)
+	}
+	first := w.record(t, kms).Find(1).Certificate.Serial
+	if got := w.condemned(t, old); len(got) != 1 || got[first] != fleet.CACompromise.Code() {
+		t.Errorf("on its list: %v", got)
+	}
+	if got := w.condemned(t, next); len(got) != 1 {
+		t.Errorf("the bridge, on the list of the new one: %v", got)
+	}
+	var actions []string
+	for _, e := range w.entries(t) {
+		actions = append(actions, e.Action+" "+e.Details["compromised"])
+	}
+	if got := strings.Join(actions, ", "); !strings.HasSuffix(got, ", authority.taint "+old) || strings.Count(got, "taint") != 1 {
+		t.Errorf("ledger: %s", got)
+	}
+	// The new one is stolen too: a third signs, and both go.
+	w.swap(t, s, "r2", true)
+	for _, id := range []string{old, next} {
+		must(t, s.phase(t.Context(), phaseEvent(t, event.PhaseCommand{Rollout: "r2", Move: fleet.MoveRetire, ID: id, From: next, Compromised: []string{old, next}, Except: []string{"edge-01"}})))
+	}
+	if doc = w.authority(t); phasesOf(doc) != "retired retired active" || doc.CAs[1].TaintedAt.IsZero() {
+		t.Fatalf("%s: %s", phasesOf(doc), w.refused(t))
+	}
+	if got := w.condemned(t, next); got[w.record(t, kms).Find(2).Certificate.Serial] != fleet.CACompromise.Code() {
+		t.Errorf("on its list: %v", got)
+	}
+}
+
+// A CA that went by itself turns out to have been stolen: its list is made again.
+func TestTaintOfWhatIsRetired(t *testing.T) {
+	w := newWorld(t)
+	s := w.service(t)
+	w.prove(t, s, 1, kms)
+	old := w.swap(t, s, "r1", false)
+	w.prove(t, s, 2, kms)
+	must(t, s.phase(t.Context(), phaseEvent(t, event.PhaseCommand{Rollout: "r1", Move: fleet.MoveRetire, ID: old, From: old})))
+	must(t, s.phase(t.Context(), phaseEvent(t, event.PhaseCommand{Rollout: "r1", Move: fleet.MoveTaint, ID: old, From: old})))
+	if doc := w.authority(t); phasesOf(doc) != "retired active" || doc.CAs[0].TaintedAt.IsZero() {
+		t.Fatalf("%s: %s", phasesOf(doc), w.refused(t))
+	}
+	if got := w.condemned(t, old); got[w.record(t, kms).Find(1).Certificate.Serial] != fleet.CACompromise.Code() {
+		t.Errorf("on its list: %v", got)
+	}
+}
+
 // A bridge to a CA that is trusted no more is on the CRL of the one that has
 // signed it: with the key of the old CA, stolen years later, it would still lead to
 // the new one. The bridge from the old CA serves those who have not heard, and stays.

@@ -46,7 +46,8 @@ type RolloutRequest struct {
 	Kind        fleet.RolloutKind `json:"kind,omitempty" enum:"ca,token" doc:"ca, if absent"`
 	Canary      string            `json:"canary,omitempty" maxLength:"63" doc:"cluster that is reissued first; chosen, if absent"`
 	MaxParallel int               `json:"maxParallel,omitempty" minimum:"0" maximum:"20000" doc:"clusters that are reissued at once; 0 for the default"`
-	Taint       bool              `json:"taint,omitempty" doc:"the one that signs is compromised: nothing is proven first, and all is reissued as fast as agents can"`
+	Taint       bool              `json:"taint,omitempty" doc:"a CA is compromised: nothing is proven first, and all is reissued as fast as agents can; also while another rotation is under way, which it turns into this one or takes over"`
+	CA          string            `json:"ca,omitempty" maxLength:"64" doc:"of taint: id of the CA that is compromised, may be absent while one alone is trusted"`
 	Certificate string            `json:"certificate,omitempty" maxLength:"65536" doc:"PEM of a CA whose request came from PathExternal, and of those between it and its root"`
 	Root        string            `json:"root,omitempty" maxLength:"65536" doc:"PEM of the offline root"`
 }

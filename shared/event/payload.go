@@ -128,6 +128,8 @@ type Rollout struct {
 	Count   int                 `json:"missingCount,omitempty" doc:"of all who are waited for"`
 	Since   time.Time           `json:"since,omitzero" doc:"of authority.held: since when it waits"`
 	Halted  string              `json:"halted,omitempty" doc:"why it does not go on by itself"`
+
+	ReplacedBy string `json:"replacedBy,omitempty" doc:"of authority.rolledback: id of the rotation that has taken it over, as the new CA is compromised"`
 }
 
 // Rotation is the data of facts about a rotation.
@@ -245,14 +247,15 @@ type CertifyCommand struct {
 type PhaseCommand struct {
 	Rollout     string            `json:"rollout" doc:"id of the rotation of the authority"`
 	Kind        fleet.RolloutKind `json:"kind" enum:"ca,token"`
-	Move        fleet.Move        `json:"move" enum:"prepare,activate,retire,withdraw,restore"`
+	Move        fleet.Move        `json:"move" enum:"prepare,activate,retire,withdraw,restore,taint"`
 	ID          string            `json:"id,omitempty" doc:"CA or token key that moves; absent of prepare"`
 	From        string            `json:"from" doc:"CA or token key that signed when the rotation began"`
 	Bundle      int               `json:"bundle,omitempty" doc:"of activate: version of the trust bundle on which trust was proven"`
 	Life        fleet.Duration    `json:"life,omitempty" doc:"of prepare: life of the new CA"`
 	Certificate []byte            `json:"certificate,omitempty" doc:"of prepare: PEM of a CA that an offline root has signed, with those between"`
 	Anchor      []byte            `json:"anchor,omitempty" doc:"of prepare: PEM of the offline root"`
-	Tainted     bool              `json:"tainted,omitempty" doc:"the old one is compromised: nothing is proven first"`
+	Tainted     bool              `json:"tainted,omitempty" doc:"of prepare and activate: one that has signed is compromised, so nothing is proven first"`
+	Compromised []string          `json:"compromised,omitempty" doc:"CAs to be marked as compromised with this change; absent of one that is tainted: the CA that signed when the rotation began"`
 	Except      []string          `json:"except,omitempty" doc:"of retire: clusters whose certificates do not count"`
 	By          string            `json:"by,omitempty" doc:"who asked"`
 	At          time.Time         `json:"at" doc:"moment of the change, whole seconds"`
@@ -289,6 +292,8 @@ type RolloutCommand struct {
 	Why     string              `json:"why,omitempty" doc:"of exclude: the operator's reason"`
 	By      string              `json:"by,omitempty"`
 	At      time.Time           `json:"at"`
+
+	CA string `json:"ca,omitempty" doc:"of start, taint: id of the CA that is compromised; absent for the one that signs"`
 
 	Canary      string `json:"canary,omitempty" doc:"of start: cluster that is reissued first; chosen, if empty"`
 	MaxParallel int    `json:"maxParallel,omitempty" doc:"of start: clusters that are reissued at once"`

@@ -100,7 +100,7 @@ type Authority struct {
 type RefusedMove struct {
 	Rollout string      `json:"rollout" doc:"id of the rotation of the authority that asked for it"`
 	Kind    RolloutKind `json:"kind" enum:"ca,token"`
-	Move    Move        `json:"move" enum:"prepare,activate,retire,withdraw,restore"`
+	Move    Move        `json:"move" enum:"prepare,activate,retire,withdraw,restore,taint"`
 	Why     string      `json:"why"`
 	At      time.Time   `json:"at" doc:"the first time that it was refused for this reason"`
 }
@@ -187,6 +187,17 @@ func (a *Authority) caIn(phase Phase) *CA {
 		}
 	}
 	return nil
+}
+
+// TrustedCAs returns the generations that are trusted now.
+func (a *Authority) TrustedCAs() []CA {
+	var all []CA
+	for i := range a.CAs {
+		if a.CAs[i].Phase != PhaseRetired {
+			all = append(all, a.CAs[i])
+		}
+	}
+	return all
 }
 
 // FindCA returns the generation with this id, or nil.

@@ -66,7 +66,7 @@ const (
 	RolloutScheduled RolloutReason = "schedule" // half of the life of the CA is over
 	RolloutAsked     RolloutReason = "operator" // an operator asked
 	RolloutImported  RolloutReason = "import"   // an operator brought a CA that an offline root has signed
-	RolloutTainted   RolloutReason = "taint"    // the old one is compromised
+	RolloutTainted   RolloutReason = "taint"    // one that has signed is compromised
 )
 
 // Rollout is one rotation of the authority: of the CA or of the token key. The
@@ -80,6 +80,10 @@ type Rollout struct {
 	CreatedAt time.Time     `json:"createdAt"`
 	EndedAt   time.Time     `json:"endedAt,omitzero"`
 	Steps     []RolloutStep `json:"steps" doc:"phases in the order in which they began"`
+
+	Compromised []string  `json:"compromised,omitempty" doc:"ids of the CAs that are compromised, in the order in which operators have said so"`
+	TaintedAt   time.Time `json:"taintedAt,omitzero" doc:"when the first of them was said to be: what is measured counts from here"`
+	Replaces    string    `json:"replaces,omitempty" doc:"id of the rotation that it has taken over, as the CA to which that one led is compromised"`
 
 	From   string `json:"from,omitempty" doc:"id of the generation that is replaced"`
 	To     string `json:"to,omitempty" doc:"id of the generation that replaces it; empty until it is made"`
@@ -140,6 +144,7 @@ const (
 	MoveRetire   Move = "retire"   // trust the outgoing one no more
 	MoveWithdraw Move = "withdraw" // trust the incoming one no more
 	MoveRestore  Move = "restore"  // let the outgoing one sign again
+	MoveTaint    Move = "taint"    // mark a CA as compromised, whatever its phase
 )
 
 // Enter returns the rollout in its next phase, or fleet.ErrConflict if that phase

@@ -17,11 +17,13 @@ type Change struct {
 	Rollout  string
 	Kind     fleet.RolloutKind
 	Move     fleet.Move
-	ID       string // of all but prepare: the generation that moves
+	ID       string // of all but prepare: the generation that moves, or is marked
 	From     string // the generation that signed when the rollout began
 	Bundle   int    // of activate, CA: version of the trust bundle on which trust was proven
-	Tainted  bool   // From is compromised
+	Tainted  bool   // of prepare and activate: one that has signed is compromised, and nothing is proven first
 	Imported bool   // of prepare: an operator brings the CA
+
+	Compromised []string // CAs to be marked as compromised; none of one that is tainted: From
 
 	CA    *fleet.CA         // of prepare: what was made; nil while it is only asked whether it may be
 	Key   *fleet.SigningKey // the same, of a token key
@@ -37,7 +39,7 @@ const (
 	Made     Outcome = "made"    // the document is another one
 	Done     Outcome = "done"    // it was made before: nothing changes
 	OutOrder Outcome = "refused" // nothing changes; the error says why
-	Marked   Outcome = "marked"  // no phase changes, but the old CA is marked as compromised
+	Marked   Outcome = "marked"  // no phase changes, but a CA is marked as compromised
 	Adopted  Outcome = "adopted" // the successor that the last resort has made is the rollout's from now on
 )
 
@@ -88,23 +90,25 @@ type attempt struct {
 func (a *attempt) run() (Outcome, error) {
 	r, known := rules[a.change.Move]
 	switch {
-	case !known:
-		return OutOrder, fmt.Errorf("%w: move %q: use prepare, activate, restore, withdraw or retire", fleet.ErrInvalid, a.change.Move)
+	case !known && a.change.Move != fleet.MoveTaint:
+		return OutOrder, fmt.Errorf("%w: move %q: use prepare, activate, restore, withdraw, retire or taint", fleet.ErrInvalid, a.change.Move)
 	case a.change.Kind != fleet.RolloutCA && a.change.Kind != fleet.RolloutToken:
 		return OutOrder, fmt.Errorf("%w: kind %q: use ca or token", fleet.ErrInvalid, a.change.Kind)
 	case a.change.Rollout == "":
 		return OutOrder, fmt.Errorf("%w: the rollout has no id", fleet.ErrInvalid)
+	case a.change.Kind == fleet.RolloutToken && (len(a.change.Compromised) > 0 || a.change.Move == fleet.MoveTaint):
+		return OutOrder, fmt.Errorf("%w: kind %q: only a CA is marked as compromised", fleet.ErrInvalid, a.change.Kind)
 	case a.signing() != 1:
 		return OutOrder, a.refuse("%d generations sign, and one must", a.signing())
-	case r.from == nil:
+	case a.change.Move == fleet.MovePrepare:
 		return a.prepare()
 	}
 	g := a.find(a.change.ID)
 	if g == nil {
 		return OutOrder, a.refuse("there is no generation %.100q", a.change.ID)
 	}
-	if a.done(r, g) {
-		return Done, nil
+	if a.change.Move == fleet.MoveTaint || a.done(r, g) {
+		return a.mark(), nil
 	}
 	if err := a.check(r, g); err != nil {
 		return OutOrder, err
@@ -170,6 +174,8 @@ func (a *attempt) checkActivate(g, active *generation) error {
 		return a.refuse("%s was not brought by this rollout", g)
 	case a.change.From != "" && a.change.From != active.id:
 		return a.refuse("%s signs, and the rollout began when %.100s did", active, a.change.From)
+	case g.tainted() || slices.Contains(a.compromised(), g.id):
+		return a.refuse("%s is compromised: it does not sign", g)
 	case g.expired(a.now):
 		return a.refuse("%s has expired at %s", g, g.notAfter.Format(time.RFC3339))
 	case a.change.Kind == fleet.RolloutToken || a.change.Tainted:
@@ -220,18 +226,36 @@ func later(a, b time.Time) time.Time {
 	return b.UTC()
 }
 
-// taint marks the CA that is compromised, and reports whether that changes
+// compromised returns the CAs that are said to be so.
+func (a *attempt) compromised() []string {
+	ids := a.change.Compromised
+	if a.change.Move == fleet.MoveTaint {
+		ids = append(slices.Clone(ids), a.change.ID)
+	}
+	if from := a.doc.FindCA(a.change.From); len(ids) == 0 && a.change.Tainted && from != nil && from.Rollout != a.change.Rollout {
+		return []string{from.ID} // of a scheduler that names none
+	}
+	return ids
+}
+
+// taint marks the CAs that are compromised, and reports whether that changes
 // anything.
-func (a *attempt) taint() bool {
-	ca := a.doc.FindCA(a.change.From)
-	if !a.change.Tainted || a.change.Kind != fleet.RolloutCA || ca == nil || !ca.TaintedAt.IsZero() {
-		return false
+func (a *attempt) taint() (marked bool) {
+	for _, id := range a.compromised() {
+		if ca := a.doc.FindCA(id); ca != nil && ca.TaintedAt.IsZero() {
+			ca.TaintedAt, marked = a.now, true
+		}
 	}
-	if ca.Rollout == a.change.Rollout {
-		return false // nobody says that of what the rollout brings
+	return marked
+}
+
+// mark marks what is compromised where no phase changes.
+func (a *attempt) mark() Outcome {
+	if !a.taint() {
+		return Done
 	}
-	ca.TaintedAt = a.now
-	return true
+	a.bundle() // no bridge leads to it any more
+	return Marked
 }
 
 // bundle gives the trust bundle its next version, if CAs have moved.

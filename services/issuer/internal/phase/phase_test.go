@@ -52,12 +52,16 @@ func document(kind fleet.RolloutKind, old, own, other fleet.Phase) fleet.Authori
 	return doc
 }
 
-// show returns the phases of a document as one letter each: i(ncoming), a(ctive),
-// o(utgoing), r(etired), in the order of their numbers.
+// show returns the phases of a document in the order of their numbers, with a ! for
+// what is compromised.
 func show(doc fleet.Authority, kind fleet.RolloutKind) string {
 	var all []string
 	for _, g := range generations(&doc, kind) {
-		all = append(all, fmt.Sprintf("%s=%s", g.id, *g.phase))
+		text := fmt.Sprintf("%s=%s", g.id, *g.phase)
+		if g.tainted() {
+			text += "!"
+		}
+		all = append(all, text)
 	}
 	return strings.Join(all, " ")
 }
@@ -71,7 +75,7 @@ func change(kind fleet.RolloutKind, move fleet.Move, doc *fleet.Authority) Chang
 		c.Key = &fleet.SigningKey{ID: "made", Number: doc.NextKey(), CreatedAt: now}
 	case fleet.MoveActivate, fleet.MoveWithdraw:
 		c.ID = "own"
-	case fleet.MoveRestore, fleet.MoveRetire:
+	case fleet.MoveRestore, fleet.MoveRetire, fleet.MoveTaint:
 		c.ID = "old"
 	}
 	return c
@@ -222,7 +226,7 @@ func TestConditions(t *testing.T) {
 		{"proven too early", fleet.MoveActivate, active, incoming, absent, func(_ *fleet.Authority, c *Change) { c.Bundle = 4 }, OutOrder, "from version 5 on"},
 		{"proven on its first bundle", fleet.MoveActivate, active, incoming, absent, func(_ *fleet.Authority, c *Change) { c.Bundle = 5 }, Made, "old=outgoing own=active"},
 		{"proven on a bundle to come", fleet.MoveActivate, active, incoming, absent, func(_ *fleet.Authority, c *Change) { c.Bundle = 8 }, OutOrder, "the newest is 7"},
-		{"compromised: nothing is proven", fleet.MoveActivate, active, incoming, absent, func(_ *fleet.Authority, c *Change) { c.Bundle, c.Tainted = 0, true }, Made, "old=outgoing own=active"},
+		{"compromised: nothing is proven", fleet.MoveActivate, active, incoming, absent, func(_ *fleet.Authority, c *Change) { c.Bundle, c.Tainted = 0, true }, Made, "old=outgoing! own=active"},
 		{"expired before it signed", fleet.MoveActivate, active, incoming, absent, func(d *fleet.Authority, _ *Change) { d.CAs[1].NotAfter = now.Add(-time.Second) }, OutOrder, "has expired"},
 		{"another signs meanwhile", fleet.MoveActivate, active, incoming, absent, func(_ *fleet.Authority, c *Change) { c.From = "x" }, OutOrder, "the rollout began when x did"},
 		{"of another rollout", fleet.MoveActivate, active, absent, incoming, func(_ *fleet.Authority, c *Change) { c.ID = "other" }, OutOrder, "was not brought by this rollout"},
@@ -230,14 +234,26 @@ func TestConditions(t *testing.T) {
 		{"prepare: another signs", fleet.MovePrepare, active, absent, absent, func(_ *fleet.Authority, c *Change) { c.From = "x" }, OutOrder, "began when x did"},
 		{"prepare: one that is there", fleet.MovePrepare, active, absent, absent, func(_ *fleet.Authority, c *Change) { c.CA.ID = "old" }, OutOrder, "there already"},
 		{"prepare: outgoing of a succession", fleet.MovePrepare, active, absent, outgoing, nil, OutOrder, "must be retired first"},
-		{"prepare: compromised, it does not wait", fleet.MovePrepare, active, absent, outgoing, func(_ *fleet.Authority, c *Change) { c.Tainted = true }, Made, "old=active other=outgoing made=incoming"},
+		{"prepare: compromised, it does not wait", fleet.MovePrepare, active, absent, outgoing, func(_ *fleet.Authority, c *Change) { c.Tainted = true }, Made, "old=active! other=outgoing made=incoming"},
 		{"prepare: the successor is taken over", fleet.MovePrepare, active, absent, incoming, func(d *fleet.Authority, _ *Change) { d.CAs[1].Rollout, d.CAs[1].Succession = "", true }, Adopted, "old=active other=incoming"},
 		{"prepare: not for an import", fleet.MovePrepare, active, absent, incoming, func(d *fleet.Authority, c *Change) { d.CAs[1].Rollout, c.Imported = "", true }, OutOrder, "import another one after it"},
 		{"prepare: of another rollout", fleet.MovePrepare, active, absent, incoming, nil, OutOrder, "one at a time"},
-		{"prepare again as compromised", fleet.MovePrepare, active, incoming, absent, func(_ *fleet.Authority, c *Change) { c.Tainted = true }, Marked, "old=active own=incoming"},
+		{"prepare again as compromised", fleet.MovePrepare, active, incoming, absent, func(_ *fleet.Authority, c *Change) { c.Tainted = true }, Marked, "old=active! own=incoming"},
+		{"activate again as compromised", fleet.MoveActivate, outgoing, active, absent, func(_ *fleet.Authority, c *Change) { c.Tainted, c.Compromised = true, []string{"old"} }, Marked, "old=outgoing! own=active"},
+		{"activate what is compromised", fleet.MoveActivate, active, incoming, absent, func(d *fleet.Authority, _ *Change) { d.CAs[1].TaintedAt = now }, OutOrder, "does not sign"},
+		{"activate what is said to be compromised", fleet.MoveActivate, active, incoming, absent, func(_ *fleet.Authority, c *Change) { c.Tainted, c.Compromised = true, []string{"own"} }, OutOrder, "does not sign"},
+		{"prepare: the successor is compromised", fleet.MovePrepare, active, absent, incoming, func(d *fleet.Authority, c *Change) { d.CAs[1].Rollout, c.Compromised = "", []string{"other"} }, OutOrder, "must be withdrawn first"},
+		{"prepare: the one that goes is compromised, the one that signs is not", fleet.MovePrepare, active, absent, outgoing, func(_ *fleet.Authority, c *Change) { c.Tainted, c.Compromised = true, []string{"other"} }, Made, "old=active other=outgoing! made=incoming"},
+		{"withdraw what is compromised", fleet.MoveWithdraw, active, incoming, absent, func(_ *fleet.Authority, c *Change) { c.Compromised = []string{"own", "gone"} }, Made, "old=active own=retired!"},
+		{"restore, away from what is compromised", fleet.MoveRestore, outgoing, active, absent, func(_ *fleet.Authority, c *Change) { c.Compromised = []string{"own"} }, Made, "old=active own=outgoing!"},
+		{"taint", fleet.MoveTaint, outgoing, active, absent, nil, Marked, "old=outgoing! own=active"},
+		{"taint what the rollout brought", fleet.MoveTaint, active, outgoing, absent, func(_ *fleet.Authority, c *Change) { c.ID = "own" }, Marked, "old=active own=outgoing!"},
+		{"taint what is gone", fleet.MoveTaint, retired, active, absent, nil, Marked, "old=retired! own=active"},
+		{"taint again", fleet.MoveTaint, outgoing, active, absent, taint, Done, "old=outgoing! own=active"},
+		{"taint what nobody knows", fleet.MoveTaint, outgoing, active, absent, func(_ *fleet.Authority, c *Change) { c.ID = "x" }, OutOrder, `no generation "x"`},
 		{"in use", fleet.MoveRetire, outgoing, active, absent, func(_ *fleet.Authority, c *Change) { c.InUse = "1 clients" }, OutOrder, "in use: 1 clients"},
 		{"in use, compromised, no word", fleet.MoveRetire, outgoing, active, absent, func(d *fleet.Authority, c *Change) { taint(d, c); c.InUse = "1 clients" }, OutOrder, "in use"},
-		{"in use, compromised, with the word", fleet.MoveRetire, outgoing, active, absent, func(d *fleet.Authority, c *Change) { taint(d, c); c.InUse, c.Tainted = "1 clients", true }, Made, "old=retired own=active"},
+		{"in use, compromised, with the word", fleet.MoveRetire, outgoing, active, absent, func(d *fleet.Authority, c *Change) { taint(d, c); c.InUse, c.Tainted = "1 clients", true }, Made, "old=retired! own=active"},
 		{"in use, and the word where none is compromised", fleet.MoveRetire, outgoing, active, absent, func(_ *fleet.Authority, c *Change) { c.InUse, c.Tainted = "1 clients", true }, OutOrder, "in use"},
 		{"a stale word of another rollout", fleet.MoveRetire, outgoing, absent, active, nil, OutOrder, "what others replace"},
 		{"back: the new one, by retire", fleet.MoveRetire, active, outgoing, absent, func(_ *fleet.Authority, c *Change) { c.ID = "own" }, Made, "old=active own=retired"},
@@ -324,9 +340,11 @@ func TestTraces(t *testing.T) {
 func TestMalformed(t *testing.T) {
 	doc := document(fleet.RolloutCA, fleet.PhaseActive, absent, absent)
 	for name, c := range map[string]Change{
-		"move":    {Rollout: "r", Kind: fleet.RolloutCA, Move: "jump"},
-		"kind":    {Rollout: "r", Kind: "x", Move: fleet.MovePrepare},
-		"rollout": {Kind: fleet.RolloutCA, Move: fleet.MovePrepare},
+		"move":                        {Rollout: "r", Kind: fleet.RolloutCA, Move: "jump"},
+		"kind":                        {Rollout: "r", Kind: "x", Move: fleet.MovePrepare},
+		"rollout":                     {Kind: fleet.RolloutCA, Move: fleet.MovePrepare},
+		"taint of a token key":        {Rollout: "r", Kind: fleet.RolloutToken, Move: fleet.MoveTaint, ID: "old"},
+		"compromised, of a token key": {Rollout: "r", Kind: fleet.RolloutToken, Move: fleet.MovePrepare, Compromised: []string{"old"}},
 	} {
 		if _, outcome, err := Apply(doc, c, now); outcome != OutOrder || !errors.Is(err, fleet.ErrInvalid) {
 			t.Errorf("%s: %s, %v", name, outcome, err)

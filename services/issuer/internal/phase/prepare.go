@@ -2,6 +2,7 @@ package phase
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/rotor-fleet/rotor/shared/fleet"
@@ -12,11 +13,7 @@ import (
 func (a *attempt) prepare() (Outcome, error) {
 	for i := range a.all {
 		if a.mine(&a.all[i]) {
-			if a.taint() {
-				a.bundle() // no bridge leads to it any more
-				return Marked, nil
-			}
-			return Done, nil
+			return a.mark(), nil
 		}
 	}
 	active := a.active()
@@ -45,6 +42,8 @@ func (a *attempt) adopt(g *generation) (Outcome, error) {
 	switch {
 	case g.rollout() != "":
 		return OutOrder, a.refuse("%s is incoming, of rollout %s: one at a time", g, g.rollout())
+	case g.tainted() || slices.Contains(a.compromised(), g.id):
+		return OutOrder, a.refuse("%s is incoming, and compromised: it must be withdrawn first", g)
 	case a.change.Imported:
 		return OutOrder, a.refuse("%s is incoming, as the CA came near its end: import another one after it", g)
 	}
