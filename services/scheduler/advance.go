@@ -64,6 +64,9 @@ func (l *leader) advanced(ctx context.Context, c event.RolloutCommand) error {
 	if err != nil {
 		return err
 	}
+	if err := l.tell(ctx, turn.Facts); err != nil {
+		return err
+	}
 	if turn.Steer != nil {
 		if err := l.steered(ctx, *turn.Steer); err != nil && !errors.Is(err, errRefused) {
 			return err

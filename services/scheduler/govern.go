@@ -154,11 +154,8 @@ func (l *leader) rotation(id string) *fleet.Rotation {
 
 // carryOut does what was decided, in the order of the fields of a decision.
 func (l *leader) carryOut(ctx context.Context, kind fleet.RolloutKind, d rollout.Decision) (again bool, pause time.Duration, err error) {
-	for _, f := range d.Facts {
-		if err := bus.Publish(ctx, l.bus, f.Kind, f.Meta, f.Data); err != nil {
-			return false, 0, err
-		}
-		l.env.Log.InfoContext(ctx, "told of the authority", "fact", f.Kind.Type(), "rotation", f.Data.Rollout, "level", f.Data.Level, "missing", f.Data.Count)
+	if err := l.tell(ctx, d.Facts); err != nil {
+		return false, 0, err
 	}
 	for _, c := range d.Steer {
 		if err := l.steered(ctx, c); err != nil && !errors.Is(err, errRefused) {
@@ -185,6 +182,16 @@ func (l *leader) carryOut(ctx context.Context, kind fleet.RolloutKind, d rollout
 	}
 	wait, err := l.askMove(ctx, kind, d.Command)
 	return again, min(pause, wait), err
+}
+
+func (l *leader) tell(ctx context.Context, facts []rollout.Fact) error {
+	for _, f := range facts {
+		if err := bus.Publish(ctx, l.bus, f.Kind, f.Meta, f.Data); err != nil {
+			return err
+		}
+		l.env.Log.InfoContext(ctx, "told of the authority", "fact", f.Kind.Type(), "rotation", f.Data.Rollout, "level", f.Data.Level, "missing", f.Data.Count)
+	}
+	return nil
 }
 
 // storeRollout stores a rollout that has changed; counts alone no more often than

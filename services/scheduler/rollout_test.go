@@ -121,8 +121,13 @@ func (a *authority) move(ctx context.Context, e event.Event) error {
 			return nil
 		case c.Move == fleet.MoveWithdraw && is(fleet.PhaseIncoming), c.Move == fleet.MoveRetire && is(fleet.PhaseOutgoing):
 			*phases[c.ID] = fleet.PhaseRetired
-		default:
+		case !slices.ContainsFunc(c.Compromised, func(id string) bool { return doc.FindCA(id).TaintedAt.IsZero() }):
 			return kv.Keep
+		}
+		for _, id := range c.Compromised {
+			if ca := doc.FindCA(id); ca.TaintedAt.IsZero() {
+				ca.TaintedAt = c.At
+			}
 		}
 		doc.Bundle.Version++
 		doc.Bundle.Signed = fmt.Sprintf("bundle %d", doc.Bundle.Version)
@@ -411,6 +416,20 @@ func TestRotationOfTheCAIsTakenBack(t *testing.T) {
 	}
 }
 
+// proven waits until all clients of clusters have a generation and the rotation that
+// reissues them has begun, and lets everything be proven from then on.
+func (a *authority) proven(generation int, clusters ...string) {
+	a.t.Helper()
+	a.expectRollout(fleet.RolloutCA, func(r *fleet.Rollout) bool { return r.Phase == fleet.RolloutReissued && r.Reissue != "" })
+	for _, name := range clusters {
+		a.expectGeneration(name, generation)
+	}
+	a.step.Store(fleet.StepProven)
+	for _, name := range clusters {
+		a.reach(name, fleet.StepProven)
+	}
+}
+
 // settled waits until every command about the authority is done with.
 func (a *authority) settled() {
 	a.t.Helper()
@@ -433,7 +452,9 @@ func TestCompromisedCA(t *testing.T) {
 	for _, name := range names {
 		a.still(name)
 	}
+	a.step.Store(fleet.StepIssued) // nothing is proven for now
 	a.begin(fleet.RolloutCA, fleet.RolloutTainted)
+	a.proven(2, names...)
 	got := a.expectPhase(fleet.RolloutCA, fleet.RolloutRetire)
 	a.expectIssuer("ca-2", names...)
 	a.expectPhases("ca-1 outgoing", "ca-2 active")

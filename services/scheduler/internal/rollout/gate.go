@@ -28,14 +28,14 @@ func (e *evaluation) trusted() bool {
 	return e.open()
 }
 
-// reissued is the gate before a CA is trusted no more: no client of a cluster that
-// is not excluded needs it. It has the clients reissued.
-func (e *evaluation) reissued(ca string) bool {
+// reissued is the gate before CAs are trusted no more: no client of a cluster that
+// is not excluded needs one of them. It has the clients reissued.
+func (e *evaluation) reissued(cas []string) bool {
 	reachable := map[string]bool{} // clusters with a client that a rotation reaches
 	e.count(func(name string, s *Standing) (concerned bool, late []fleet.Laggard) {
 		for i := range s.Holders {
 			h := &s.Holders[i]
-			if h.CA != ca || e.Now.After(h.Until) {
+			if !slices.Contains(cas, h.CA) || e.Now.After(h.Until) {
 				continue
 			}
 			e.wake(h.Until.Add(time.Nanosecond)) // valid at its notAfter (RFC 5280, 4.1.2.5)

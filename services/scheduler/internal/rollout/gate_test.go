@@ -157,7 +157,7 @@ func TestWhoNeedsTheOldCA(t *testing.T) {
 }
 
 func TestWhyAClientHasNotLeft(t *testing.T) {
-	about := About{Rollout: "r1", From: "ca-1", To: "ca-2"}
+	about := About{Rollout: "r1", To: "ca-2", CAs: "ca-1 ca-2"}
 	for why, set := range map[string]func(*Look){
 		"its turn has not come":                        func(*Look) {},
 		"waits for the issuer":                         func(l *Look) { l.Part = &fleet.ClusterRotation{} },

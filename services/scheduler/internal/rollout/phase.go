@@ -59,6 +59,9 @@ func (e *evaluation) to() generation {
 // for, so a rollout whose document is behind catches up.
 func (e *evaluation) forward() {
 	to := e.to()
+	if to.phase == fleet.PhaseIncoming || to.phase == "" {
+		e.settleFrom()
+	}
 	if to.phase == fleet.PhaseRetired || to.phase == "" && e.r.Phase != fleet.RolloutPrepare {
 		e.lost()
 		return
@@ -70,19 +73,29 @@ func (e *evaluation) forward() {
 		e.trust(to)
 	case fleet.RolloutActivate:
 		e.activate(to)
-	case fleet.RolloutReissued:
+	case fleet.RolloutReissued, fleet.RolloutRetire:
 		switch {
 		case to.phase == fleet.PhaseIncoming: // a restore from a backup has brought this back
 			e.command(fleet.MoveActivate, to.id)
-		case e.from().gone():
-			e.enter(fleet.RolloutRetire)
-		case e.soaked(e.r.From):
-			e.enter(fleet.RolloutRetire)
+		case e.r.Phase == fleet.RolloutRetire:
+			e.retire(to)
+		default:
+			e.leave(to)
 		}
-	case fleet.RolloutRetire:
-		e.retire()
 	case fleet.RolloutCompleted, fleet.RolloutRollback, fleet.RolloutRolledBack: // not here
 	}
+}
+
+// old returns the generations that go when this rollout has ended: all that have
+// signed, as one that was taken over has left its own.
+func (e *evaluation) old(to generation) []string {
+	var all []string
+	for _, g := range e.generations() {
+		if g.id != to.id && (g.phase == fleet.PhaseActive || g.phase == fleet.PhaseOutgoing) {
+			all = append(all, g.id)
+		}
+	}
+	return all
 }
 
 func (e *evaluation) tainted() bool { return e.r.Reason == fleet.RolloutTainted }
@@ -143,7 +156,7 @@ func (e *evaluation) tidy() {
 
 func (e *evaluation) trust(to generation) {
 	switch {
-	case to.phase != fleet.PhaseIncoming: // it signs: the one before has expired, and there was no other way
+	case to.phase != fleet.PhaseIncoming, e.tainted(): // it signs: the one before has expired, and there was no other way; or it has to at once
 		e.enter(fleet.RolloutActivate)
 	case e.trusted():
 		e.fact(event.AuthorityTrusted, event.Rollout{})
@@ -162,14 +175,27 @@ func (e *evaluation) activate(to generation) {
 	}
 }
 
+// leave waits until nobody uses an old CA.
+func (e *evaluation) leave(to generation) {
+	old := e.old(to)
+	off := len(old) == 0 || e.soaked(old...)
+	e.mark()
+	if off {
+		e.enter(fleet.RolloutRetire)
+	}
+}
+
 // retire makes sure, before the old CA goes, that nobody has come back to it: a
 // request may have been signed by it while it was replaced.
-func (e *evaluation) retire() {
+func (e *evaluation) retire(to generation) {
+	old := e.old(to)
+	off := len(old) == 0 || e.soaked(old...)
 	switch {
-	case e.from().gone():
+	case e.mark(): // on a list of what is revoked it stands also when it is gone
+	case len(old) == 0:
 		e.complete()
-	case e.reissued(e.r.From) && !e.awaitsWord():
-		e.command(fleet.MoveRetire, e.r.From)
+	case off && !e.awaitsWord():
+		e.command(fleet.MoveRetire, old[0])
 	}
 }
 
@@ -202,7 +228,9 @@ func (e *evaluation) back() {
 	to, from := e.to(), e.from()
 	switch {
 	case to.gone():
-		e.rolledBack()
+		if !e.mark() {
+			e.rolledBack()
+		}
 	case to.phase == fleet.PhaseIncoming:
 		e.command(fleet.MoveWithdraw, to.id)
 	case from.gone():
@@ -212,24 +240,26 @@ func (e *evaluation) back() {
 		e.command(fleet.MoveRestore, from.id)
 	case e.Kind == fleet.RolloutToken: // the issuer retires it with the last token that it has signed
 		e.rolledBack()
-	case e.soaked(to.id):
-		e.command(fleet.MoveRetire, to.id)
+	default:
+		if off := e.soaked(to.id); !e.mark() && off {
+			e.command(fleet.MoveRetire, to.id)
+		}
 	}
 }
 
-// soaked reports whether nobody has used a CA for a while: a call whose program has
+// soaked reports whether nobody has used any of these CAs for a while: a call whose program has
 // read its certificate a moment before it was replaced may still be under way, and
 // so may a connection that it has opened. Until then there is the way back.
-func (e *evaluation) soaked(ca string) bool {
-	if !e.reissued(ca) {
-		e.r.LastReplacedAt = time.Time{} // somebody has come back to it
+func (e *evaluation) soaked(cas ...string) bool {
+	if !e.reissued(cas) {
+		e.r.LastReplacedAt = time.Time{} // somebody has come back to one
 		return false
 	}
 	if e.r.LastReplacedAt.IsZero() {
 		e.r.LastReplacedAt = e.Now
 	}
 	if e.tainted() {
-		return true // an operator says when it goes
+		return true // an operator says when it goes, and on the way back nobody waits
 	}
 	return e.passed(e.r.LastReplacedAt.Add(e.policy().Soak.Std()))
 }

@@ -121,7 +121,7 @@ func equal(a, b *fleet.Rollout) bool {
 		return a.Cluster == b.Cluster && a.Why == b.Why && a.Since.Equal(b.Since) &&
 			(a.Client == nil) == (b.Client == nil) && (a.Client == nil || *a.Client == *b.Client)
 	}
-	return a.Phase == b.Phase && a.To == b.To && a.Bundle == b.Bundle && a.Reissue == b.Reissue && a.Attempt == b.Attempt &&
+	return a.Phase == b.Phase && a.Reason == b.Reason && a.From == b.From && a.To == b.To && a.Bundle == b.Bundle && a.Reissue == b.Reissue && a.Attempt == b.Attempt &&
 		a.Halted == b.Halted && a.Held == b.Held && a.Ready == b.Ready && a.Total == b.Total && a.MissingCount == b.MissingCount &&
 		a.OpensAt.Equal(b.OpensAt) && a.LastReplacedAt.Equal(b.LastReplacedAt) && slices.EqualFunc(a.Missing, b.Missing, same)
 }
@@ -162,7 +162,7 @@ func (e *evaluation) fact(kind event.Kind[event.Rollout], data event.Rollout, ke
 // command asks the issuer for a change of phase.
 func (e *evaluation) command(move fleet.Move, id string) {
 	at := e.Now.UTC().Truncate(time.Second)
-	c := event.PhaseCommand{Rollout: e.r.ID, Kind: e.r.Kind, Move: move, ID: id, From: e.r.From, By: e.r.By, At: at}
+	c := event.PhaseCommand{Rollout: e.r.ID, Kind: e.r.Kind, Move: move, ID: id, From: e.r.From, By: e.r.By, At: at, Compromised: e.r.TaintedCAs()}
 	switch move {
 	case fleet.MovePrepare:
 		c.Certificate, c.Anchor = e.r.Certificate, e.r.Anchor
@@ -177,7 +177,7 @@ func (e *evaluation) command(move fleet.Move, id string) {
 			c.Except = append(c.Except, cluster)
 		}
 		slices.Sort(c.Except)
-	case fleet.MoveWithdraw, fleet.MoveRestore:
+	case fleet.MoveWithdraw, fleet.MoveRestore, fleet.MoveTaint:
 	}
 	e.out.Command = &Command{Data: c, Meta: event.Meta{
 		Source: source, Cluster: event.FleetWide, Key: []string{c.Rollout, string(move), id, e.Now.UTC().Format(time.RFC3339Nano)}, Time: at,

@@ -12,8 +12,9 @@ import (
 // About is the rotation of the CA that standings are about. The zero value stands
 // for none.
 type About struct {
-	Rollout  string
-	From, To string // ids of the CAs; To is empty until it is made
+	Rollout string
+	To      string // id of the CA that it has made; empty until then
+	CAs     string // ids of all that are trusted, with a space between: a rotation that has taken over another replaces several
 }
 
 // AboutOf returns what standings are about while a rotation of the CA is under
@@ -22,12 +23,18 @@ func AboutOf(r *fleet.Rollout, a *fleet.Authority) About {
 	if r == nil || r.Kind != fleet.RolloutCA || r.Phase.Done() {
 		return About{}
 	}
-	about := About{Rollout: r.ID, From: r.From, To: r.To}
+	about := About{Rollout: r.ID, To: r.To}
+	var trusted []string
 	for i := range a.CAs {
-		if c := &a.CAs[i]; c.Rollout == r.ID {
+		c := &a.CAs[i]
+		if c.Rollout == r.ID {
 			about.To = c.ID
 		}
+		if c.Phase != fleet.PhaseRetired {
+			trusted = append(trusted, c.ID)
+		}
 	}
+	about.CAs = strings.Join(trusted, " ")
 	return about
 }
 
@@ -40,7 +47,7 @@ type Standing struct {
 	Holders  []Holder
 }
 
-// Holder is a client that needs one of the two CAs: with a certificate of it that
+// Holder is a client that needs one of the CAs: with a certificate of it that
 // is in use, was the last one proven, or is on its way.
 type Holder struct {
 	CA     string
@@ -85,7 +92,7 @@ func StandingOf(about About, l Look) Standing {
 	}
 	declared := l.Cluster.ClientKeys()
 	for key, record := range l.Records.Clients {
-		for _, ca := range []string{about.From, about.To} {
+		for ca := range strings.FieldsSeq(about.CAs) {
 			until, live := needs(record, ca, l.Now)
 			if !live {
 				continue
@@ -95,7 +102,12 @@ func StandingOf(about About, l Look) Standing {
 			s.Holders = append(s.Holders, h)
 		}
 	}
-	slices.SortFunc(s.Holders, func(a, b Holder) int { return compare(a.Client, b.Client) })
+	slices.SortFunc(s.Holders, func(a, b Holder) int {
+		if c := compare(a.Client, b.Client); c != 0 {
+			return c
+		}
+		return strings.Compare(a.CA, b.CA)
+	})
 	return s
 }
 

@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"time"
@@ -19,8 +20,9 @@ type Stand struct {
 	Now       time.Time
 }
 
-// Turn is what follows from a command. What is steered comes first.
+// Turn is what follows from a command, in the order of the fields.
 type Turn struct {
+	Facts   []Fact
 	Steer   *event.SteerCommand // of the rotation of the clients
 	Rollout *fleet.Rollout      // to be stored, nil if nothing changes
 }
@@ -63,6 +65,7 @@ func start(c event.RolloutCommand, s Stand) (Turn, error) {
 	last := s.Rollout
 	e := evaluation{Input: Input{Kind: c.Kind, Authority: s.Authority}}
 	active := e.find(func(g generation) bool { return g.phase == fleet.PhaseActive })
+	compromised := s.Authority.FindCA(c.CA)
 	made := e.find(func(g generation) bool { return g.rollout == c.Rollout })
 	external := c.Reason == fleet.RolloutImported
 	switch {
@@ -74,22 +77,34 @@ func start(c event.RolloutCommand, s Stand) (Turn, error) {
 		return Turn{}, fmt.Errorf("%w: rotation of the authority %s: reason %q is of a CA", fleet.ErrInvalid, c.Rollout, c.Reason)
 	case external != (len(c.Certificate) > 0), external != (len(c.Anchor) > 0):
 		return Turn{}, fmt.Errorf("%w: rotation of the authority %s: certificate and anchor belong to an import", fleet.ErrInvalid, c.Rollout)
+	case c.CA != "" && c.Reason != fleet.RolloutTainted:
+		return Turn{}, fmt.Errorf("%w: rotation of the authority %s: ca belongs to a taint", fleet.ErrInvalid, c.Rollout)
 	case c.MaxParallel < 0:
 		return Turn{}, fmt.Errorf("%w: rotation of the authority %s: maxParallel %d: use at least 1, or 0 for the default", fleet.ErrInvalid, c.Rollout, c.MaxParallel)
 	case last != nil && last.ID == c.Rollout:
 		return Turn{}, nil // a repeat
+	case c.Reason == fleet.RolloutTainted && last != nil && !last.Phase.Done():
+		return taint(c, s)
 	case last != nil && !last.Phase.Done():
 		return refused(last, "it is under way, and there is one at a time")
-	case made.id != "", last != nil && c.At.Before(last.CreatedAt):
+	case made.id != "", last != nil && c.At.Before(last.CreatedAt) && c.CA == "":
 		return Turn{}, fmt.Errorf("%w: rotation of the authority %s has ended", fleet.ErrConflict, c.Rollout)
 	case active.id == "":
 		return Turn{}, fmt.Errorf("%w: rotation of the authority %s: there is nothing to rotate yet", fleet.ErrConflict, c.Rollout)
+	case c.CA != "" && compromised == nil:
+		return Turn{}, fmt.Errorf("%w: CA %s", fleet.ErrNotFound, c.CA)
+	case c.CA != "" && compromised.Phase != fleet.PhaseActive && compromised.Phase != fleet.PhaseOutgoing:
+		return Turn{}, fmt.Errorf("%w: rotation of the authority %s: CA %s is %s: it signs nothing", fleet.ErrConflict, c.Rollout, c.CA, compromised.Phase)
 	}
-	return Turn{Rollout: &fleet.Rollout{
+	next := fleet.Rollout{
 		ID: c.Rollout, Kind: c.Kind, Reason: c.Reason, Phase: fleet.RolloutPrepare, By: c.By, CreatedAt: c.At,
 		Steps: []fleet.RolloutStep{{Phase: fleet.RolloutPrepare, At: s.Now}}, From: active.id,
 		Certificate: c.Certificate, Anchor: c.Anchor, Canary: c.Canary, MaxParallel: c.MaxParallel, Trace: s.Trace,
-	}}, nil
+	}
+	if c.Reason == fleet.RolloutTainted {
+		next.Compromised, next.TaintedAt = []string{cmp.Or(c.CA, active.id)}, c.At
+	}
+	return Turn{Rollout: &next}, nil
 }
 
 // back takes a rollout back, until the old CA goes.

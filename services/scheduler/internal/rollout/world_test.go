@@ -91,18 +91,29 @@ func (w *world) agree() {
 func (w *world) obey() {
 	for _, c := range w.commands {
 		if w.done(c) {
+			w.mark(c)
 			continue
 		}
 		if why := w.execute(c); why != "" {
 			w.authority.Refused = &fleet.RefusedMove{Rollout: c.Rollout, Kind: c.Kind, Move: c.Move, Why: why, At: w.now}
 			continue
 		}
+		w.mark(c)
 		w.moves = append(w.moves, c.Move)
 		w.authority.Refused = nil
 		w.authority.Bundle.Version++
 		w.authority.Bundle.Signed = fmt.Sprintf("bundle %d", w.authority.Bundle.Version)
 	}
 	w.commands = nil
+}
+
+// mark marks what is compromised.
+func (w *world) mark(c event.PhaseCommand) {
+	for _, id := range c.Compromised {
+		if ca := w.authority.FindCA(id); ca != nil && ca.TaintedAt.IsZero() {
+			ca.TaintedAt = w.now
+		}
+	}
 }
 
 func (w *world) phase(c event.PhaseCommand) (of func(id string) *fleet.Phase, made func() *fleet.Phase) {
@@ -146,6 +157,8 @@ func (w *world) done(c event.PhaseCommand) bool {
 		return made() != nil
 	case fleet.MoveActivate, fleet.MoveRestore:
 		return is(of(c.ID), fleet.PhaseActive)
+	case fleet.MoveTaint:
+		return false
 	default:
 		return is(of(c.ID), fleet.PhaseRetired)
 	}
@@ -162,16 +175,24 @@ func (w *world) execute(c event.PhaseCommand) (refusal string) {
 			w.authority.Keys = append(w.authority.Keys, fleet.SigningKey{ID: "key-" + strconv.Itoa(n), Number: n, Phase: fleet.PhaseIncoming, Rollout: c.Rollout, CreatedAt: w.now})
 			return ""
 		}
-		if w.authority.IncomingCA() != nil {
+		switch outgoing := slices.ContainsFunc(w.authority.CAs, func(ca fleet.CA) bool { return ca.Phase == fleet.PhaseOutgoing }); {
+		case w.authority.IncomingCA() != nil:
 			return "there is one that comes"
+		case *from != fleet.PhaseActive:
+			return "another one signs"
+		case outgoing && !c.Tainted:
+			return "there is one that goes"
 		}
 		w.authority.CAs = append(w.authority.CAs, w.ca(n, fleet.PhaseIncoming, c.Rollout))
 	case fleet.MoveActivate:
-		if p := of(c.ID); *p != fleet.PhaseIncoming || *from != fleet.PhaseActive {
+		if p := of(c.ID); *p != fleet.PhaseIncoming || *from != fleet.PhaseActive || c.Kind == fleet.RolloutCA && !w.authority.FindCA(c.ID).TaintedAt.IsZero() {
 			return "it does not come"
 		}
 		*of(c.ID), *from = fleet.PhaseActive, fleet.PhaseOutgoing
 	case fleet.MoveRestore:
+		if ca := w.authority.FindCA(c.ID); ca != nil && (!ca.TaintedAt.IsZero() || w.authority.ActiveCA().Rollout != c.Rollout || ca.Phase != fleet.PhaseOutgoing) {
+			return "it does not sign again"
+		}
 		for i := range w.authority.CAs {
 			if w.authority.CAs[i].Phase == fleet.PhaseActive && c.Kind == fleet.RolloutCA {
 				w.authority.CAs[i].Phase = fleet.PhaseOutgoing
@@ -183,6 +204,10 @@ func (w *world) execute(c event.PhaseCommand) (refusal string) {
 			}
 		}
 		*of(c.ID) = fleet.PhaseActive
+	case fleet.MoveTaint:
+		if w.authority.FindCA(c.ID) == nil {
+			return "there is no such CA"
+		}
 	case fleet.MoveWithdraw:
 		if *of(c.ID) != fleet.PhaseIncoming {
 			return "it signs"
@@ -313,6 +338,7 @@ func (w *world) command(c event.RolloutCommand) error {
 		}
 	}
 	turn, err := Steer(c, s)
+	w.facts = append(w.facts, turn.Facts...)
 	if turn.Steer != nil {
 		w.steer(*turn.Steer)
 	}
