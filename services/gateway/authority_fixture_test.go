@@ -52,10 +52,17 @@ func (s *steersman) handle(ctx context.Context, e event.Event) error {
 		var err error
 		switch c.Action {
 		case event.RolloutStart:
+			if c.CA != "" && r.ID != "" && !r.Phase.Done() && c.CA != r.To {
+				r.Reason, r.Compromised, r.TaintedAt = c.Reason, append(r.Compromised, c.CA), c.At
+				return nil
+			}
 			*r = fleet.Rollout{
 				ID: c.Rollout, Kind: c.Kind, Reason: c.Reason, Phase: fleet.RolloutPrepare, By: c.By, CreatedAt: c.At, From: "ca-1",
 				Steps:  []fleet.RolloutStep{{Phase: fleet.RolloutPrepare, At: c.At}},
 				Canary: c.Canary, MaxParallel: c.MaxParallel, Certificate: c.Certificate, Anchor: c.Anchor,
+			}
+			if c.CA != "" {
+				r.Compromised = []string{c.CA}
 			}
 		case event.RolloutBack:
 			*r, err = r.Enter(fleet.RolloutRollback, c.At)

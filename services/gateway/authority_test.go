@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -119,6 +120,77 @@ func TestTheKeyOfARotationThatHasEnded(t *testing.T) {
 	}
 	if e := w.written(t); len(e) != 2 || e[1].Action != "authority.taint" {
 		t.Errorf("%+v", e)
+	}
+}
+
+// A CA may turn out to be compromised at any time, and nothing has to be undone
+// first; where more than one is trusted it has to be said which, and the answer has
+// the commands.
+func TestTaintInTheMiddle(t *testing.T) {
+	w := start(t)
+	s := newSteersman(t, w)
+	set := func(phases ...fleet.Phase) {
+		t.Helper()
+		if _, err := s.authority.Edit(t.Context(), fleet.AuthorityKey, func(a *fleet.Authority) error {
+			first := a.CAs[0]
+			a.CAs = nil
+			for i, phase := range phases {
+				first.ID, first.Number, first.Phase = "ca-"+strconv.Itoa(i+1), i+1, phase
+				a.CAs = append(a.CAs, first)
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const incoming, active, outgoing, retired = fleet.PhaseIncoming, fleet.PhaseActive, fleet.PhaseOutgoing, fleet.PhaseRetired
+	in := func(phase fleet.RolloutPhase, tainted ...string) fleet.Rollout {
+		return fleet.Rollout{ID: "r-1", Kind: fleet.RolloutCA, Reason: fleet.RolloutAsked, Phase: phase, From: "ca-1", To: "ca-2", CreatedAt: clock.Wall(), Compromised: tainted}
+	}
+	for name, test := range map[string]struct {
+		phases []fleet.Phase
+		have   fleet.Rollout
+		ca     string
+		status int
+		says   string // of a refusal
+		id     string // of the rotation; empty, if it is another
+		sends  bool
+	}{
+		"the old one":                {[]fleet.Phase{active, incoming}, in(fleet.RolloutTrusted), "ca-1", 202, "", "r-1", true},
+		"the old one, again":         {[]fleet.Phase{active, incoming}, in(fleet.RolloutTrusted, "ca-1"), "ca-1", 202, "", "r-1", false},
+		"the old one, when it went":  {[]fleet.Phase{retired, active}, in(fleet.RolloutCompleted, "ca-1"), "ca-1", 202, "", "r-1", false},
+		"the new one":                {[]fleet.Phase{outgoing, active}, in(fleet.RolloutReissued), "ca-2", 202, "", "", true},
+		"the new one, once more":     {[]fleet.Phase{retired, active}, in(fleet.RolloutCompleted, "ca-2"), "ca-2", 202, "", "", true},
+		"the only one":               {[]fleet.Phase{retired, active}, in(fleet.RolloutCompleted), "", 202, "", "", true},
+		"one of two":                 {[]fleet.Phase{active, incoming}, in(fleet.RolloutTrusted), "", 409, "2 CAs are trusted now: say which one is compromised: rotor authority taint ca-1 (CA 1, active), or rotor authority taint ca-2 (CA 2, incoming)", "", false},
+		"nobody":                     {[]fleet.Phase{active}, in(fleet.RolloutTrusted), "ca-9", 404, "rotor authority status", "", false},
+		"one that is gone":           {[]fleet.Phase{retired, active}, in(fleet.RolloutCompleted), "ca-1", 409, "nobody trusts it any more", "", false},
+		"one that is of no rotation": {[]fleet.Phase{active, incoming}, in(fleet.RolloutCompleted), "ca-2", 409, "rotor authority rotate --yes, then rotor authority taint ca-2", "", false},
+	} {
+		set(test.phases...)
+		s.put(t, test.have)
+		before, entries := len(s.sent()), len(w.written(t))
+		got, err := w.client.BeginRollout(t.Context(), api.RolloutRequest{Taint: true, CA: test.ca})
+		if (err != nil || test.status != 202) && status(err) != test.status || err != nil && !strings.Contains(err.Error(), test.says) {
+			t.Errorf("%s: %v, want %d with %q", name, err, test.status, test.says)
+			continue
+		}
+		sent, written := s.sent()[before:], w.written(t)[entries:]
+		if (len(sent) == 1) != test.sends || len(written) != len(sent) {
+			t.Errorf("%s: sent %+v, wrote %+v", name, sent, written)
+		}
+		if test.status != 202 {
+			continue
+		}
+		if (got.ID == "r-1") != (test.id == "r-1") {
+			t.Errorf("%s: %+v", name, got)
+		}
+		if want := test.ca; test.sends && (sent[0].CA == "" || want != "" && sent[0].CA != want || written[0].Action != "authority.taint" || written[0].Details["ca"] != sent[0].CA) {
+			t.Errorf("%s: sent %+v, wrote %+v", name, sent, written)
+		}
+	}
+	if err := w.client.Call(t.Context(), http.MethodPost, api.PathRollouts, api.RolloutRequest{CA: "ca-1"}, nil); status(err) != 422 || !strings.Contains(err.Error(), "belongs to taint") {
+		t.Error(err)
 	}
 }
 

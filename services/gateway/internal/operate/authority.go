@@ -101,6 +101,15 @@ func (o *Operator) BeginRollout(ctx context.Context, request api.RolloutRequest,
 	if have != nil && have.ID == c.Rollout {
 		return *have, sameRollout(have, &c)
 	}
+	if c.Reason == fleet.RolloutTainted {
+		ca, err := o.mayTaint(ctx, have, &c)
+		if err != nil {
+			return fleet.Rollout{}, err
+		}
+		if underEmergency(have, ca) {
+			return *have, nil
+		}
+	}
 	if err := o.mayBegin(ctx, have, &c); err != nil {
 		return fleet.Rollout{}, err
 	}
@@ -111,13 +120,15 @@ func (o *Operator) BeginRollout(ctx context.Context, request api.RolloutRequest,
 	if err := bus.Publish(ctx, o.Bus, event.Advance, m, c); err != nil {
 		return fleet.Rollout{}, err
 	}
-	if r := o.shown(ctx, c.Kind, func(r *fleet.Rollout) bool { return r.ID == c.Rollout }); r != nil {
+	if r := o.shown(ctx, c.Kind, func(r *fleet.Rollout) bool {
+		return r.ID == c.Rollout || c.CA != "" && !r.Phase.Done() && r.Tainted(c.CA)
+	}); r != nil {
 		return *r, nil
 	}
-	return fleet.Rollout{
+	return o.willTaint(have, &c, fleet.Rollout{
 		ID: c.Rollout, Kind: c.Kind, Reason: c.Reason, Phase: fleet.RolloutPrepare, By: c.By, CreatedAt: c.At,
 		Steps: []fleet.RolloutStep{{Phase: fleet.RolloutPrepare, At: c.At}}, Canary: c.Canary, MaxParallel: c.MaxParallel,
-	}, nil
+	}), nil
 }
 
 // shown waits a moment until the mirror has a rotation of the authority as it
@@ -136,7 +147,7 @@ func (o *Operator) shown(ctx context.Context, kind fleet.RolloutKind, as func(*f
 // request itself is refused.
 func command(r api.RolloutRequest) (event.RolloutCommand, error) {
 	c := event.RolloutCommand{
-		Kind: r.Kind, Action: event.RolloutStart, Reason: fleet.RolloutAsked, Canary: r.Canary, MaxParallel: r.MaxParallel,
+		CA: r.CA, Kind: r.Kind, Action: event.RolloutStart, Reason: fleet.RolloutAsked, Canary: r.Canary, MaxParallel: r.MaxParallel,
 		Certificate: []byte(r.Certificate), Anchor: []byte(r.Root),
 	}
 	if c.Kind == "" {
@@ -146,6 +157,8 @@ func command(r api.RolloutRequest) (event.RolloutCommand, error) {
 	switch {
 	case c.Kind != fleet.RolloutCA && c.Kind != fleet.RolloutToken:
 		return c, fmt.Errorf("%w: kind %q: use ca or token", fleet.ErrInvalid, c.Kind)
+	case r.CA != "" && !r.Taint:
+		return c, fmt.Errorf("%w: ca says which one is compromised: it belongs to taint", fleet.ErrInvalid)
 	case c.MaxParallel < 0 || c.MaxParallel > maxClusters:
 		return c, fmt.Errorf("%w: maxParallel %d: use 1 to %d clusters, or 0 for the default", fleet.ErrInvalid, c.MaxParallel, maxClusters)
 	case c.Kind == fleet.RolloutToken && (external || r.Taint):
@@ -174,7 +187,7 @@ func (o *Operator) mayBegin(ctx context.Context, have *fleet.Rollout, c *event.R
 	switch {
 	case !ok || a.ActiveCA() == nil:
 		return fmt.Errorf("%w: there is no authority to rotate yet: check that the issuer runs", fleet.ErrConflict)
-	case have != nil && !have.Phase.Done():
+	case have != nil && !have.Phase.Done() && c.Reason != fleet.RolloutTainted:
 		return underWay(have)
 	case made(&a, c.Rollout):
 		return fmt.Errorf("%w: the idempotency key was used for a rotation of the authority that has ended, %s: use another", fleet.ErrConflict, c.Rollout)
@@ -252,7 +265,7 @@ func (o *Operator) entryOf(c *event.RolloutCommand) audit.Entry {
 	}
 	switch c.Reason {
 	case fleet.RolloutTainted:
-		e.Action = "authority.taint"
+		e.Action, e.Details["ca"] = "authority.taint", c.CA
 	case fleet.RolloutImported:
 		e.Action = "authority.import"
 		e.Details["certificate"], e.Details["root"] = fingerprint(c.Certificate), fingerprint(c.Anchor)

@@ -68,6 +68,10 @@ func (a Authority) Attention() []string {
 			}
 		}
 	}
+	if ca := a.forgotten(); ca != nil {
+		lines = append(lines, fmt.Sprintf("the CA %s is compromised since %s and still %s, and no rotation replaces it; rotor authority taint %s",
+			Short(ca.ID), minute(ca.TaintedAt), ca.Phase, Short(ca.ID)))
+	}
 	if line := a.late(); line != "" {
 		lines = append(lines, line)
 	}
@@ -124,14 +128,38 @@ func (a Authority) trouble(r *fleet.Rollout) string {
 	case r.Halted != "":
 		return fmt.Sprintf("%s has halted in phase %s: %s; rotor authority status", what, r.Phase, r.Halted)
 	case r.AwaitsRetirement():
-		return fmt.Sprintf("no client uses the compromised CA %s any more, and it is still trusted; rotor authority retire", Short(r.From))
+		return fmt.Sprintf("no client uses the compromised CA %s any more, and it is still trusted; rotor authority retire", tainted(r))
 	case r.Reason == fleet.RolloutTainted && !r.RetireAsked && r.Phase != fleet.RolloutRollback:
 		return fmt.Sprintf("the CA %s is compromised since %s; its rotation is in phase %s, %s; rotor authority status",
-			Short(r.From), minute(r.CreatedAt), r.Phase, waited(r))
+			tainted(r), minute(r.TaintedSince()), r.Phase, waited(r))
 	case a.held(r):
 		return fmt.Sprintf("%s is in phase %s since %s, %s; rotor authority status", what, r.Phase, minute(r.Since()), waited(r))
 	}
 	return ""
+}
+
+// tainted names the CAs that a rotation knows to be compromised.
+func tainted(r *fleet.Rollout) string {
+	var all []string
+	for _, id := range r.TaintedCAs() {
+		all = append(all, Short(id))
+	}
+	return strings.Join(all, " and ")
+}
+
+// forgotten returns a CA that is compromised and trusted while no rotation of the
+// CA is under way: a restore from a backup, or the end of the other CA, may leave
+// one. It is nil if there is none.
+func (a Authority) forgotten() *fleet.CA {
+	if a.CA != nil && !a.CA.Phase.Done() {
+		return nil
+	}
+	for i := range a.Document.CAs {
+		if ca := &a.Document.CAs[i]; !ca.TaintedAt.IsZero() && (ca.Phase == fleet.PhaseActive || ca.Phase == fleet.PhaseOutgoing) {
+			return ca
+		}
+	}
+	return nil
 }
 
 // waited names who is waited for, the first few of many.

@@ -69,12 +69,16 @@ func TestWhatWantsAttention(t *testing.T) {
 		"compromised":        {190 * fleet.Day, tainted, 1, "the CA 0123456789ab is compromised since 2026-11-23 11:59 UTC; its rotation is in phase reissued, waiting for edge-03", "", ""},
 		"one word is needed": {190 * fleet.Day, waits, 1, "no client uses the compromised CA 0123456789ab any more, and it is still trusted; rotor authority retire", "retire", ""},
 		"it was said":        {190 * fleet.Day, &goes, 1, "", "", "the CA is being rotated: retire since"},
+		"forgotten":          {10 * fleet.Day, nil, 1, " is compromised since 2026-11-23 12:00 UTC and still active, and no rotation replaces it; rotor authority taint ", "taint 0123456789ab", ""},
 		"completed":          {10 * fleet.Day, done, 1, "", "", ""},
 		"the token key":      {10 * fleet.Day, token, 1, "", "rollback --token-key", "the token key is being rotated: trusted since 2026-11-23 11:59 UTC; "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := authorityAt(test.age)
 			a.CA, a.Rate = test.ca, test.rate
+			if name == "forgotten" {
+				a.Document.CAs[0].TaintedAt = now
+			}
 			if test.ca == token {
 				a.CA, a.Token = nil, token
 			}

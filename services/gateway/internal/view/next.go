@@ -20,6 +20,9 @@ func (a Authority) next() []api.Suggestion {
 			a.steer(r, add)
 		}
 	}
+	if ca := a.forgotten(); ca != nil {
+		add("taint "+Short(ca.ID), "replace it: it is compromised")
+	}
 	idle := a.CA == nil || a.CA.Phase.Done()
 	if a.Document.Pending != nil && idle {
 		add("import --certificate FILE --root FILE", fmt.Sprintf("once the offline root has signed the request of CA %d; rotor authority csr shows it", a.Document.Pending.Number))
