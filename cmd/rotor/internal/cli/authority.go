@@ -118,53 +118,6 @@ func rotateQuestion(r api.RolloutRequest, s api.Status) string {
 		now, plural(s.Clients, "client"), plural(len(s.Clusters), "cluster"), order)
 }
 
-func (a *app) authorityTaintCommand() *cobra.Command {
-	var wait, yes bool
-	c := &cobra.Command{
-		Use:   "taint",
-		Short: "Replace a CA that is compromised, as fast as agents can",
-		Long: `Say that the CA which signs is compromised. A new one is made and signs at once,
-before anybody has proven that it is trusted; all clients are reissued in one wave
-and outside of maintenance windows; certificates of the old CA that are replaced go
-on its CRL. There is no way back to the old one.
-
-The old CA stays in the trust bundle until rotor authority retire, as whoever is not
-reissued yet would be cut off. rotor authority status shows the time from this
-command to the last client that was replaced.
-
-The question is answered with the id of the CA, or its first 12 characters.`,
-		Example: `  rotor authority taint --wait
-  rotor authority taint --yes`,
-		Args: exactArgs(),
-	}
-	waitFlag(c, &wait, "wait until every client is reissued")
-	yesFlag(c, &yes)
-	c.RunE = func(c *cobra.Command, _ []string) error {
-		client, err := a.asking(c, yes, "this cannot be undone")
-		if err != nil {
-			return err
-		}
-		if !yes {
-			status, err := client.Authority(c.Context())
-			if err != nil {
-				return err
-			}
-			ca := activeCA(status.CAs)
-			if ca == nil {
-				return &ExitError{Code: exitFailure, Err: fmt.Errorf("there is no CA that signs"), Hint: "check that the issuer runs"}
-			}
-			if err := a.answered(c, question{
-				text: fmt.Sprintf("Is the CA %s (number %d) compromised? All clients are reissued at once by a new one, and there is no way back.", short(ca.ID), ca.Number),
-				word: short(ca.ID), also: ca.ID,
-			}); err != nil {
-				return err
-			}
-		}
-		return a.beginRollout(c, client, begin{request: api.RolloutRequest{Kind: fleet.RolloutCA, Taint: true}, wait: wait})
-	}
-	return c
-}
-
 // activeCA returns the one that signs, or nil.
 func activeCA(all []fleet.CA) *fleet.CA { return (&fleet.Authority{CAs: all}).ActiveCA() }
 

@@ -23,6 +23,7 @@ type rolloutFollower struct {
 	kind   fleet.RolloutKind
 	id     string
 	back   bool      // it is to be taken back
+	taint  string    // id of a CA that is compromised: whatever rotation takes that up is followed
 	log    io.Writer // progress
 	live   bool      // rewrite a line of progress below the phases
 
@@ -88,7 +89,10 @@ func (f *rolloutFollower) look(s *api.AuthorityStatus) (done bool, err error) {
 	if f.kind == fleet.RolloutToken {
 		r = s.Token
 	}
-	if r == nil || r.ID != f.id {
+	if f.taint != "" && f.seen == nil && r != nil && r.Tainted(f.taint) {
+		f.id, f.back = r.ID, r.Phase == fleet.RolloutRollback || r.Phase == fleet.RolloutRolledBack
+	}
+	if r == nil || r.ID != f.id || f.taint != "" && !r.Tainted(f.taint) {
 		return false, f.other(r)
 	}
 	f.seen = r
@@ -103,7 +107,7 @@ func (f *rolloutFollower) look(s *api.AuthorityStatus) (done bool, err error) {
 	case r.Halted != "" && (!f.back || r.Phase == fleet.RolloutRollback):
 		return true, &ExitError{
 			Code: exitFailure, Err: fmt.Errorf("the rotation of the %s has halted in phase %s: %s", r.Kind.Name(), r.Phase, r.Halted),
-			Hint: "mend the cause and go on with rotor authority resume; or leave a cluster out with rotor authority exclude" + backHint(f.back),
+			Hint: "mend the cause and go on with rotor authority resume; or leave a cluster out with rotor authority exclude" + backHint(f.back || r.Reason == fleet.RolloutTainted),
 		}
 	}
 	return r.AwaitsRetirement() && !f.back, nil
@@ -120,9 +124,11 @@ func backHint(back bool) string {
 // not begun yet, has ended, or never will.
 func (f *rolloutFollower) other(r *fleet.Rollout) error {
 	switch {
+	case f.seen != nil && r != nil && r.Replaces == f.id:
+		return &ExitError{Code: exitFailure, Err: fmt.Errorf("rotation %s was taken over by %s, as the CA to which it led is compromised", f.id, r.ID), Hint: "see rotor authority status"}
 	case f.seen != nil && r != nil:
 		return &ExitError{Code: exitFailure, Err: fmt.Errorf("rotation %s has ended, and another has begun, %s", f.id, r.ID), Hint: "see rotor authority status"}
-	case r != nil && !r.Phase.Done():
+	case r != nil && !r.Phase.Done() && f.taint == "":
 		return &ExitError{Code: exitFailure, Err: fmt.Errorf("another rotation of the %s has begun before this one, %s", f.kind.Name(), r.ID), Hint: "see rotor authority status"}
 	case f.progress == "":
 		f.line("asked for; the scheduler has not taken it up yet")
@@ -244,7 +250,7 @@ func endingOf(r *fleet.Rollout) string {
 	switch {
 	case r.AwaitsRetirement():
 		return fmt.Sprintf("every client was replaced %s after the taint; the compromised CA %s is still trusted: rotor authority retire",
-			replacedIn(r), short(r.From))
+			replacedIn(r), taintedText(r))
 	case r.Phase == fleet.RolloutRolledBack:
 		return fmt.Sprintf("taken back in %s: the %s is %s as before", took, r.Kind.Name(), short(r.From))
 	default:

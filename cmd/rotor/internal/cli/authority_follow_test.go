@@ -23,7 +23,7 @@ func (s *server) rollouts(t *testing.T, views ...any) *atomic.Int32 {
 	var n atomic.Int32
 	s.mux.HandleFunc("GET /v1/authority", func(w http.ResponseWriter, r *http.Request) {
 		v := views[min(int(n.Add(1)), len(views))-1]
-		status := api.AuthorityStatus{Now: now}
+		status := api.AuthorityStatus{Now: now, AuthorityView: api.AuthorityView{CAs: []fleet.CA{{ID: "0123456789abcdef", Phase: fleet.PhaseActive}}}}
 		switch v := v.(type) {
 		case int:
 			problem(w, v, "not now")
@@ -48,6 +48,9 @@ func TestAuthorityRotateWait(t *testing.T) {
 			r.Reason, r.LastReplacedAt = fleet.RolloutTainted, r.CreatedAt.Add(90*time.Second)
 		})
 	}
+	over := changed(taintedAt(p, ac), func(r *fleet.Rollout) {
+		r.ID, r.Replaces, r.Compromised = "ro-2", "ro-1", []string{"0123456789abcdef", "fedcba9876543210"}
+	})
 	token := func(phases ...fleet.RolloutPhase) *fleet.Rollout {
 		return changed(rollout(phases...), func(r *fleet.Rollout) { r.Kind = fleet.RolloutToken })
 	}
@@ -70,6 +73,11 @@ func TestAuthorityRotateWait(t *testing.T) {
 		"too late to take it back":  {rollback, []any{rollout(p, tr, ac, re, rt, co)}, 1, "", "was completed, not taken back"},
 		"the way back halts":        {rollback, []any{changed(rollout(p, tr, fleet.RolloutRollback), func(r *fleet.Rollout) { r.Halted = "1 client" })}, 1, "", "has halted in phase rollback: 1 client"},
 		"tainted":                   {[]string{"taint"}, []any{taintedAt(p), taintedAt(p, ac, re, rt)}, 0, "every client was replaced 1m30s after the taint; the compromised CA 0123456789ab is still trusted: rotor authority retire\n", ""},
+		"tainted in the middle":     {[]string{"taint"}, []any{rollout(p), halted, changed(taintedAt(p, tr, ac, re, rt), func(r *fleet.Rollout) { r.TaintedAt = r.CreatedAt.Add(time.Minute) })}, 0, "every client was replaced 30s after the taint; ", "asked for; the scheduler has not"},
+		"tainted on the way back":   {[]string{"taint"}, []any{rollout(p, tr, fleet.RolloutRollback), taintedAt(p, tr, fleet.RolloutRollback), taintedAt(p, tr, fleet.RolloutRollback, fleet.RolloutRolledBack)}, 0, "taken back in 3 minutes", ""},
+		"tainted, and taken over":   {[]string{"taint"}, []any{rollout(p, tr), over, changed(taintedAt(p, ac, re, rt), func(r *fleet.Rollout) { r.ID, r.Compromised = "ro-2", over.Compromised })}, 0, "every client was replaced 1m30s after the taint; the compromised CA 0123456789ab and fedcba987654 is still", ""},
+		"taken over by a taint":     {rotate, []any{rollout(p, tr), over}, 1, "", "rotation ro-1 was taken over by ro-2, as the CA to which it led is compromised"},
+		"an emergency halts":        {[]string{"taint"}, []any{changed(taintedAt(p, ac, re), func(r *fleet.Rollout) { r.Halted = "1 client" })}, 1, "", "leave a cluster out with rotor authority exclude\n"},
 		"the token key":             {[]string{"rotate", "--token-key"}, []any{token(p, tr), token(p, tr, ac, co)}, 0, "completed in 3 minutes: the token key is", "this takes 10 minutes: verifiers"},
 		"the token key, taken back": {[]string{"rollback", "--token-key"}, []any{token(p, fleet.RolloutRollback, fleet.RolloutRolledBack)}, 0, "taken back", ""},
 	} {

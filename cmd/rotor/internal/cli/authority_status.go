@@ -65,9 +65,7 @@ func (a *app) printGenerations(w io.Writer, s *api.AuthorityStatus) error {
 			continue
 		}
 		phase := string(ca.Phase)
-		if !ca.TaintedAt.IsZero() {
-			phase += ", compromised"
-		}
+		phase += compromisedText(ca)
 		t.add(strconv.Itoa(ca.Number), short(ca.ID), phase, date(&ca.NotAfter), signedBy(ca.Certificate))
 	}
 	if err := t.print(w); err != nil {
@@ -134,7 +132,7 @@ func rolloutText(r *fleet.Rollout, now time.Time) string {
 	what := "rotation of the " + r.Kind.Name()
 	why := map[fleet.RolloutReason]string{
 		fleet.RolloutScheduled: "by schedule", fleet.RolloutAsked: "asked for by " + first(r.By, "an operator"),
-		fleet.RolloutImported: "imported by " + first(r.By, "an operator"), fleet.RolloutTainted: "after a taint by " + first(r.By, "an operator"),
+		fleet.RolloutImported: "imported by " + first(r.By, "an operator"), fleet.RolloutTainted: taintedBy(r),
 	}[r.Reason]
 	if r.Phase.Done() {
 		text := fmt.Sprintf("last %s: %s %s UTC, in %s, %s", what, r.Phase, moment(r.EndedAt), span(r.EndedAt.Sub(r.CreatedAt)), why)
@@ -143,6 +141,9 @@ func rolloutText(r *fleet.Rollout, now time.Time) string {
 	lines := []string{
 		fmt.Sprintf("%s, %s: %s -> %s", what, why, first(short(r.From), "?"), first(short(r.To), "not made yet")),
 		fmt.Sprintf("phase: %s since %s UTC (%s): %s", r.Phase, moment(r.Since()), span(now.Sub(r.Since())), phaseText(r, r.Phase)),
+	}
+	if r.Replaces != "" {
+		lines = append(lines, "it has taken over rotation "+r.Replaces+", as the CA to which that one led is compromised")
 	}
 	if r.Total > 0 {
 		lines = append(lines, fmt.Sprintf("gate:  %d of %s ready", r.Ready, plural(r.Total, "cluster")))
@@ -167,7 +168,24 @@ func replacedText(r *fleet.Rollout) string {
 
 // replacedIn is what was measured, to a tenth of a second.
 func replacedIn(r *fleet.Rollout) time.Duration {
-	return r.LastReplacedAt.Sub(r.CreatedAt).Round(100 * time.Millisecond)
+	return r.LastReplacedAt.Sub(r.TaintedSince()).Round(100 * time.Millisecond)
+}
+
+// taintedBy says why a rotation is an emergency: it began as one, or has become one.
+func taintedBy(r *fleet.Rollout) string {
+	if r.TaintedSince().Equal(r.CreatedAt) {
+		return "after a taint by " + first(r.By, "an operator")
+	}
+	return "an emergency since a taint at " + moment(r.TaintedAt) + " UTC"
+}
+
+// taintedText names the CAs that are compromised.
+func taintedText(r *fleet.Rollout) string {
+	var all []string
+	for _, id := range r.TaintedCAs() {
+		all = append(all, short(id))
+	}
+	return strings.Join(all, " and ")
 }
 
 func (a *app) printMissing(w io.Writer, r *fleet.Rollout, now time.Time) error {

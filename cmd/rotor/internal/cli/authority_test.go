@@ -163,10 +163,18 @@ func TestAuthorityAsks(t *testing.T) {
 		"rollback":                    {[]string{"rollback"}, "yes\n", 0, "is being taken back", "Take the rotation of the CA back?"},
 		"exclude":                     {[]string{"exclude", "edge-01", "--reason", "x"}, "yes\n", 0, "edge-01 is not waited for", "Not wait for edge-01?"},
 		"retire":                      {[]string{"retire"}, "yes\n", 0, "goes out of the trust bundle", "Who still has a certificate"},
-		"taint":                       {[]string{"taint"}, "0123456789ab\n", 0, "has begun", "Is the CA 0123456789ab (number 3) compromised?"},
+		"taint of one of two":         {[]string{"taint"}, "0123456789ab\n", 0, "has begun", "  fedcba987654  CA 4, incoming\nWhich one is compromised?"},
 		"taint by the whole id":       {[]string{"taint"}, "0123456789abcdef\n", 0, "has begun", ""},
-		"taint with a yes":            {[]string{"taint"}, "yes\n", 1, "nothing was done", "Type 0123456789ab to go on"},
+		"taint of neither":            {[]string{"taint"}, "yes\n", 1, "rotor authority taint fedcba987654 --yes   # CA 4, incoming", "2 CAs are trusted now"},
 		"taint with nothing":          {[]string{"taint"}, "\n", 1, "nothing was done", ""},
+		"taint by name":               {[]string{"taint", "fedc"}, "fedcba987654\n", 0, "has begun", "Is the CA fedcba987654 (number 4) compromised? It is withdrawn before it signs"},
+		"taint by number":             {[]string{"taint", "3"}, "0123456789ab\n", 0, "has begun", "Is the CA 0123456789ab (number 3) compromised? All clients"},
+		"taint by name, with a yes":   {[]string{"taint", "0123"}, "yes\n", 1, "nothing was done", "Type 0123456789ab to go on"},
+		"taint of the other one":      {[]string{"taint", "fedc"}, "0123456789ab\n", 1, "nothing was done", ""},
+		"taint of nobody":             {[]string{"taint", "9999", "--yes"}, "", 2, `there is no CA "9999"`, ""},
+		"taint by too little":         {[]string{"taint", "fed", "--yes"}, "", 2, `there is no CA "fed"`, ""},
+		"taint, one of two, unasked":  {[]string{"taint", "--yes"}, "", 2, "rotor authority taint 0123456789ab --yes   # CA 3, active", ""},
+		"taint of two":                {[]string{"taint", "3", "4", "--yes"}, "", 2, "name one CA", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, writes := newServer(t), 0

@@ -140,17 +140,23 @@ type question struct {
 
 // answered asks a question, and returns an error unless the answer is yes.
 func (a *app) answered(c *cobra.Command, q question) error {
-	if _, err := fmt.Fprintf(c.ErrOrStderr(), "%s Type %s to go on: ", printable(q.text), printable(q.word)); err != nil {
-		return err
+	answer, err := reply(c, fmt.Sprintf("%s Type %s to go on: ", printable(q.text), printable(q.word)))
+	if err == nil && (answer == "" || answer != q.word && answer != q.also) {
+		err = &ExitError{Code: exitFailure, Err: fmt.Errorf("not confirmed; nothing was done")}
+	}
+	return err
+}
+
+// reply asks for a line.
+func reply(c *cobra.Command, text string) (string, error) {
+	if _, err := fmt.Fprint(c.ErrOrStderr(), text); err != nil {
+		return "", err
 	}
 	answer, err := bufio.NewReader(c.InOrStdin()).ReadString('\n')
 	if err != nil && answer == "" {
-		return &ExitError{Code: exitFailure, Err: fmt.Errorf("no answer: %w; nothing was done", err)}
+		return "", &ExitError{Code: exitFailure, Err: fmt.Errorf("no answer: %w; nothing was done", err)}
 	}
-	if answer = strings.TrimSpace(answer); answer == "" || answer != q.word && answer != q.also {
-		return &ExitError{Code: exitFailure, Err: fmt.Errorf("not confirmed; nothing was done")}
-	}
-	return nil
+	return strings.TrimSpace(answer), nil
 }
 
 // stand makes the call and shows what became of the client.
