@@ -245,6 +245,90 @@ func TestTaintHastens(t *testing.T) {
 	}
 }
 
+// Nobody is waited for who has not proven that he trusts the next CA.
+func TestTaintWaitsForNoProof(t *testing.T) {
+	w := newWorld(t, "edge-01")
+	moment{phase: fleet.RolloutTrusted}.reach(w)
+	w.agents["edge-01"].Canary = nil
+	w.decide(fleet.RolloutCA)
+	if r := w.rollouts[fleet.RolloutCA]; r.Phase != fleet.RolloutTrusted || r.MissingCount != 1 {
+		t.Fatalf("it does not wait: %+v", r)
+	}
+	w.must(taintOf("ca-1"))
+	w.decide(fleet.RolloutCA)
+	if r := w.rollouts[fleet.RolloutCA]; r.Phase != fleet.RolloutActivate {
+		t.Errorf("rollout %+v", r)
+	}
+}
+
+// What was measured before the taint does not count.
+func TestTaintMeasuresAnew(t *testing.T) {
+	w := newWorld(t, "edge-01")
+	moment{phase: fleet.RolloutRetire}.reach(w)
+	w.now = w.now.Add(time.Hour)
+	w.must(taintOf("ca-1"))
+	w.step(fleet.RolloutCA)
+	if r := w.rollouts[fleet.RolloutCA]; r.LastReplacedAt.Before(r.TaintedAt) || !r.AwaitsRetirement() {
+		t.Errorf("rollout %+v", r)
+	}
+}
+
+// On the way back the CA that is left is marked before its last client has left it.
+func TestTaintOnTheWayBackIsMarkedAtOnce(t *testing.T) {
+	w := newWorld(t, "edge-01")
+	moment{phase: fleet.RolloutReissued}.reach(w)
+	w.rotate() // to ca-2
+	w.must(event.RolloutCommand{Kind: fleet.RolloutCA, Action: event.RolloutBack})
+	w.decide(fleet.RolloutCA)
+	w.obey()
+	w.must(taintOf("ca-2"))
+	if c := Decide(w.input(fleet.RolloutCA)).Command; c == nil || c.Data.Move != fleet.MoveTaint || c.Data.ID != "ca-2" {
+		t.Errorf("command %+v", c)
+	}
+}
+
+// A rotation that takes over ends what the one before has in waves, and says by
+// itself what it replaces.
+func TestTakingOver(t *testing.T) {
+	w := newWorld(t, "edge-01")
+	moment{phase: fleet.RolloutReissued}.reach(w)
+	first := w.rollouts[fleet.RolloutCA].Reissue
+	w.must(taintOf("ca-2"))
+	for range 20 {
+		if w.rollouts[fleet.RolloutCA].Phase == fleet.RolloutReissued {
+			break
+		}
+		w.decide(fleet.RolloutCA)
+		w.obey()
+	}
+	if d := Decide(w.input(fleet.RolloutCA)); len(d.Steer) != 1 || d.Steer[0].Rotation != first || d.Steer[0].Action != event.SteerCancel || d.Reissue == nil || d.Reissue.Waves != nil {
+		t.Errorf("steer %+v, reissue %+v", d.Steer, d.Reissue)
+	}
+	w = newWorld(t, "edge-01")
+	moment{phase: fleet.RolloutActivate, flight: true}.reach(w)
+	w.must(taintOf("ca-2"))
+	if r := w.rollouts[fleet.RolloutCA]; r.From != "ca-1" || r.Reason != fleet.RolloutAsked {
+		t.Fatalf("rollout %+v", r)
+	}
+	w.obey() // ca-2 signs after all
+	if r := Decide(w.input(fleet.RolloutCA)).Rollout; r == nil || r.From != "ca-2" || r.Reason != fleet.RolloutTainted || r.Phase != fleet.RolloutPrepare {
+		t.Errorf("rollout %+v", r)
+	}
+}
+
+// Where the old CA has expired on the way back to it, the new one is replaced like
+// any that signs.
+func TestTaintWhereNothingIsLeftToGoBackTo(t *testing.T) {
+	w := newWorld(t, "edge-01")
+	moment{phase: fleet.RolloutReissued, back: true}.reach(w)
+	w.authority.CAs[0].Phase = fleet.PhaseRetired
+	w.must(taintOf("ca-2"))
+	w.finish()
+	if got := w.ended(); got != "taint-ca-2, completed, taint, ca-1 retired, ca-2 retired!, ca-3 active" {
+		t.Error(got)
+	}
+}
+
 // One after the other both CAs of a rotation turn out to be compromised.
 func TestBothAreTainted(t *testing.T) {
 	for _, phase := range []fleet.RolloutPhase{fleet.RolloutTrusted, fleet.RolloutActivate, fleet.RolloutReissued, fleet.RolloutRetire} {
