@@ -296,3 +296,46 @@ func TestNobodyIsCutOffByARace(t *testing.T) {
 	}
 	w.run(fleet.RolloutCA, fleet.RolloutCompleted)
 }
+
+// A new leader has not looked at every cluster yet. That nobody is known to use the
+// old CA opens no gate; and it closes none: what was measured, the soak that has
+// begun and a halt stay.
+func TestANewLeaderForgetsNothing(t *testing.T) {
+	begins := func(w *world) *fleet.Rollout {
+		in := w.input(fleet.RolloutCA)
+		in.Standings, in.Complete = map[string]Standing{}, false
+		if d := Decide(in); d.Rollout != nil {
+			return d.Rollout
+		}
+		return w.rollouts[fleet.RolloutCA]
+	}
+	w := at(t, fleet.RolloutCA, fleet.RolloutTainted, fleet.RolloutRetire)
+	w.step(fleet.RolloutCA)
+	measured := w.rollouts[fleet.RolloutCA].LastReplacedAt
+	w.now = w.now.Add(time.Hour)
+	if r := begins(w); measured.IsZero() || !r.LastReplacedAt.Equal(measured) {
+		t.Errorf("after a taint: measured at %s, now %s", measured, r.LastReplacedAt)
+	}
+	w = at(t, fleet.RolloutCA, fleet.RolloutAsked, fleet.RolloutReissued)
+	w.settings.Authority.Soak = fleet.Duration(5 * fleet.Day)
+	for range 3 {
+		w.step(fleet.RolloutCA)
+	}
+	since := w.rollouts[fleet.RolloutCA].LastReplacedAt
+	w.now = w.now.Add(fleet.Day)
+	if r := begins(w); since.IsZero() || !r.LastReplacedAt.Equal(since) || r.Phase != fleet.RolloutReissued {
+		t.Errorf("soaks since %s, now %s in phase %s", since, r.LastReplacedAt, r.Phase)
+	}
+	w.now = since.Add(6 * fleet.Day)
+	if r := begins(w); r.Phase != fleet.RolloutReissued {
+		t.Errorf("opened without a look at the clusters: %+v", r)
+	}
+	w = at(t, fleet.RolloutCA, fleet.RolloutAsked, fleet.RolloutReissued)
+	w.decide(fleet.RolloutCA)
+	rotation := w.rotations[w.rollouts[fleet.RolloutCA].Reissue]
+	rotation.State, rotation.Halt = fleet.RotationHalted, &fleet.Halt{Number: 1, Reason: "1 of 2 clients failed"}
+	w.decide(fleet.RolloutCA)
+	if r := begins(w); r.Halted != "1 of 2 clients failed" {
+		t.Errorf("halted: %q", r.Halted)
+	}
+}

@@ -252,7 +252,9 @@ func (e *evaluation) back() {
 // so may a connection that it has opened. Until then there is the way back.
 func (e *evaluation) soaked(cas ...string) bool {
 	if !e.reissued(cas) {
-		e.r.LastReplacedAt = time.Time{} // somebody has come back to one
+		if e.Complete {
+			e.r.LastReplacedAt = time.Time{} // somebody has come back to one
+		}
 		return false
 	}
 	if e.r.LastReplacedAt.IsZero() {
