@@ -112,6 +112,13 @@ func (a Authority) held(r *fleet.Rollout) bool {
 	return r.MissingCount > 0 && a.Now.Sub(r.Since()) >= limit
 }
 
+// unanswered reports whether a rotation waits for the issuer alone, and for longer
+// than is normal.
+func (a Authority) unanswered(r *fleet.Rollout) bool {
+	asks := r.Phase == fleet.RolloutPrepare || r.Phase == fleet.RolloutActivate || r.Phase == fleet.RolloutRetire && r.Reason != fleet.RolloutTainted
+	return asks && r.MissingCount == 0 && a.Now.Sub(r.Since()) >= time.Duration(float64(trustHeld)*max(a.Rate, 1))
+}
+
 // refused says why the issuer does not do what a rotation needs, empty if it does.
 func (a Authority) refused(r *fleet.Rollout) string {
 	if f := a.Document.Refused; f != nil && f.Kind == r.Kind && f.Rollout == r.ID {
@@ -132,6 +139,8 @@ func (a Authority) trouble(r *fleet.Rollout) string {
 	case r.Reason == fleet.RolloutTainted && !r.RetireAsked && r.Phase != fleet.RolloutRollback:
 		return fmt.Sprintf("the CA %s is compromised since %s; its rotation is in phase %s, %s; rotor authority status",
 			tainted(r), minute(r.TaintedSince()), r.Phase, waited(r))
+	case a.unanswered(r):
+		return fmt.Sprintf("%s is in phase %s since %s, waiting for the issuer: check that one runs, and what its /readyz says", what, r.Phase, minute(r.Since()))
 	case a.held(r):
 		return fmt.Sprintf("%s is in phase %s since %s, %s; rotor authority status", what, r.Phase, minute(r.Since()), waited(r))
 	}

@@ -38,6 +38,8 @@ func TestWhatWantsAttention(t *testing.T) {
 	waits.Reason, waits.Missing, waits.MissingCount = fleet.RolloutTainted, nil, 0
 	goes := *waits
 	goes.RetireAsked = true
+	unanswered := rolloutIn(fleet.RolloutActivate, 10*time.Minute)
+	unanswered.Missing, unanswered.MissingCount = nil, 0
 	done := rolloutIn(fleet.RolloutCompleted, 300*fleet.Day)
 	many := rolloutIn(fleet.RolloutTrusted, time.Hour)
 	many.MissingCount, many.Missing = 7, []fleet.Laggard{
@@ -69,6 +71,8 @@ func TestWhatWantsAttention(t *testing.T) {
 		"compromised":        {190 * fleet.Day, tainted, 1, "the CA 0123456789ab is compromised since 2026-11-23 11:59 UTC; its rotation is in phase reissued, waiting for edge-03", "", ""},
 		"one word is needed": {190 * fleet.Day, waits, 1, "no client uses the compromised CA 0123456789ab any more, and it is still trusted; rotor authority retire", "retire", ""},
 		"it was said":        {190 * fleet.Day, &goes, 1, "", "", "the CA is being rotated: retire since"},
+		"no issuer":          {190 * fleet.Day, unanswered, 1, "is in phase activate since 2026-11-23 11:50 UTC, waiting for the issuer: check that one runs", "rollback", ""},
+		"no issuer, yet":     {190 * fleet.Day, unanswered, 100, "", "rollback", "being rotated: activate since"},
 		"forgotten":          {10 * fleet.Day, nil, 1, " is compromised since 2026-11-23 12:00 UTC and still active, and no rotation replaces it; rotor authority taint ", "taint 0123456789ab", ""},
 		"completed":          {10 * fleet.Day, done, 1, "", "", ""},
 		"the token key":      {10 * fleet.Day, token, 1, "", "rollback --token-key", "the token key is being rotated: trusted since 2026-11-23 11:59 UTC; "},

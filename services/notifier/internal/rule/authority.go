@@ -65,7 +65,10 @@ func heldSummary(r event.Rollout) string {
 	if more := r.Count - len(who); more > 0 && len(who) > 0 {
 		who = append(who, fmt.Sprintf("%d more", more))
 	}
-	if len(who) == 0 {
+	switch {
+	case len(who) == 0 && r.Halted == "":
+		return text + "; it waits for the issuer"
+	case len(who) == 0:
 		return text
 	}
 	return text + "; it waits for " + strings.Join(who, ", ")
@@ -81,7 +84,9 @@ func heldRemedy(r event.Rollout) string {
 	switch {
 	case awaitsWord(r):
 		return "rotor authority retire"
-	case r.Halted != "" || len(r.Missing) == 0:
+	case r.Halted == "" && len(r.Missing) == 0:
+		return "check that an issuer runs, and what its /readyz says; rotor authority status"
+	case r.Halted != "":
 		return "rotor authority status"
 	default:
 		return fmt.Sprintf("bring it back, or do not wait for it: rotor authority exclude %s --reason WHY", r.Missing[0].Cluster)

@@ -170,6 +170,13 @@ func TestOf(t *testing.T) {
 			raise: []string{"authority-held warning _fleet  0 level 0: the rotation of the token key is in phase prepare since 2026-11-23 00:00 UTC " +
 				"and does not go on: the issuer refuses: no | rotor authority status"},
 		},
+		"rollout waits for the issuer": {
+			fact: fact(t, event.AuthorityHeld, event.FleetWide, event.Rollout{
+				Rollout: "r1", Kind: fleet.RolloutCA, Reason: fleet.RolloutAsked, Phase: fleet.RolloutActivate, Level: 1, Since: now,
+			}),
+			raise: []string{"authority-held warning _fleet  0 level 0: the rotation of the CA is in phase activate since 2026-11-23 00:00 UTC; " +
+				"it waits for the issuer | check that an issuer runs, and what its /readyz says; rotor authority status"},
+		},
 		"rollout waits for a word": {
 			fact: fact(t, event.AuthorityHeld, event.FleetWide, event.Rollout{
 				Rollout: "r1", Kind: fleet.RolloutCA, Reason: fleet.RolloutTainted, Phase: fleet.RolloutRetire, Level: 1, Since: now,

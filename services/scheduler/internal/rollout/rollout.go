@@ -192,11 +192,12 @@ func (e *evaluation) refusal() {
 	}
 }
 
-// held tells of a rollout that has waited for a day in one phase, and again each
-// day while it does. After a pause only the last day is told. Under a fast clock a
+// held tells of a rollout that has waited for a day in one phase, for somebody or for
+// the issuer, and again each day while it does. After a pause only the last day is told. Under a fast clock a
 // day is no time for an agent that lives on the machine's.
 func (e *evaluation) held() {
-	if e.r.Phase != e.Rollout.Phase || e.r.Phase.Done() || e.r.MissingCount == 0 && e.r.Halted == "" && !e.awaitsWord() {
+	waits := e.r.MissingCount > 0 || e.r.Halted != "" || e.awaitsWord() || e.out.Command != nil
+	if e.r.Phase != e.Rollout.Phase || e.r.Phase.Done() || !waits {
 		return
 	}
 	since, day := e.r.Since(), max(fleet.Day, e.Heard)

@@ -185,6 +185,18 @@ func TestTokenKeyIsRotatedAtHalfOfTheLife(t *testing.T) {
 	}
 }
 
+// An issuer that does not answer refuses nothing, and has nobody to name.
+func TestHeldByTheIssuer(t *testing.T) {
+	for _, phase := range []fleet.RolloutPhase{fleet.RolloutPrepare, fleet.RolloutActivate, fleet.RolloutRetire} {
+		w := begun(t, phase, "edge-01")
+		w.now = w.rollouts[fleet.RolloutCA].Since().Add(fleet.Day)
+		d := Decide(w.input(fleet.RolloutCA))
+		if len(d.Facts) != 1 || d.Facts[0].Kind.Type() != event.AuthorityHeld.Type() || d.Facts[0].Data.Phase != phase || d.Facts[0].Data.Count != 0 {
+			t.Errorf("%s: told %+v", phase, d.Facts)
+		}
+	}
+}
+
 // It is told each day, with names, and of a pause only the last day.
 func TestHeldIsToldEachDay(t *testing.T) {
 	w := begun(t, fleet.RolloutTrusted, "edge-01", "edge-02")
