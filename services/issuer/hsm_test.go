@@ -193,6 +193,11 @@ func TestHSMAwayForAWhile(t *testing.T) {
 	if a := w.answer(t, signIn); a.Error != "" {
 		t.Error(a.Error)
 	}
+	for _, e := range w.chain(t) {
+		if e.Action == "credential.withhold" {
+			t.Errorf("said to be thrown away, and on record: %+v", e.Signed)
+		}
+	}
 }
 
 // An issuer that starts without its HSM waits for it and says so.

@@ -17,6 +17,7 @@ import (
 	"github.com/rotor-fleet/rotor/shared/telemetry"
 
 	"github.com/rotor-fleet/rotor/services/issuer/internal/ca"
+	"github.com/rotor-fleet/rotor/services/issuer/internal/keystore"
 )
 
 // stale is the age from which nobody waits for the answer to a command, however
@@ -171,6 +172,9 @@ func (l *signIn) record(ctx context.Context, ledger ledger, doc *fleet.Credentia
 		}
 		if l.refused == nil {
 			l.refused = l.sign()
+		}
+		if keystore.Held(l.refused) {
+			return l.refused // it is not thrown away: the command comes again and signs what is announced
 		}
 		if l.refused == nil {
 			l.add(doc)
