@@ -63,7 +63,7 @@ func (l *lists) byCA(revoked []fleet.Former) map[string][]ca.ListEntry {
 // sign makes sure that the list of a CA has these entries and is not old. Where
 // they are all there are, a list that cannot be read is made anew from them.
 func (l *lists) sign(ctx context.Context, signer *ca.Authority, add []ca.ListEntry, all bool) (fleet.RevocationList, error) {
-	signed := false
+	signed, named := false, int64(0)
 	e, err := l.documents.Edit(ctx, fleet.ListKey(signer.ID()), func(doc *fleet.RevocationList) error {
 		now := l.clock.Now().UTC().Truncate(time.Second)
 		signed = false
@@ -77,17 +77,22 @@ func (l *lists) sign(ctx context.Context, signer *ca.Authority, add []ca.ListEnt
 		merged, more := merge(have, add)
 		// One from a clock that ran ahead would be good only in time to come.
 		ahead := now.Before(doc.ThisUpdate)
-		if !more && err == nil && !ahead && now.Before(refreshAt(doc)) {
+		// Nor is one kept that is older than what this call has put into the ledger:
+		// the newest that is named there is the one that is handed out.
+		if !more && err == nil && !ahead && now.Before(refreshAt(doc)) && doc.Number >= named {
 			return kv.Keep
 		}
 		// An entry stays until it was on a list that is younger than the end of
-		// its certificate (RFC 5280, 3.3).
-		merged = slices.DeleteFunc(merged, func(e ca.ListEntry) bool { return doc.ThisUpdate.After(e.Ends) })
+		// its certificate (RFC 5280, 3.3); one of a time to come was not.
+		if !ahead {
+			merged = slices.DeleteFunc(merged, func(e ca.ListEntry) bool { return doc.ThisUpdate.After(e.Ends) })
+		}
 		next := fleet.RevocationList{
 			CA: signer.ID(), ThisUpdate: now.Add(-fleet.Backdate), NextUpdate: now.Add(fleet.ListLife),
 			// The moment as number goes on above those of a list that was lost.
-			Number: max(doc.Number+1, now.Unix()),
+			Number: max(doc.Number+1, named+1, now.Unix()),
 		}
+		named = next.Number
 		der, entries, err := signer.SignList(ca.ListRequest{Number: next.Number, ThisUpdate: next.ThisUpdate, NextUpdate: next.NextUpdate, Entries: merged}, announceList(ctx, l.ledger))
 		if err != nil {
 			return err

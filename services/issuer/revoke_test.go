@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -493,6 +494,8 @@ func TestEntriesStayUntilTheirCertificateHasEnded(t *testing.T) {
 		{"the day before its end", end.Add(-fleet.Day), 1, true},
 		{"an hour later", end.Add(-fleet.Day + time.Hour), 1, false},
 		{"the clock was ahead", end.Add(-10 * fleet.Day), 1, true},
+		{"the clock is ahead, past its end", end.Add(fleet.Day), 1, true},
+		{"and right again: it is as revoked as it was", end.Add(-5 * fleet.Day), 1, true},
 		{"the day after: the last list with it", end.Add(fleet.Day), 1, true},
 		{"two days after", end.Add(2*fleet.Day + time.Minute), 0, true},
 	} {
@@ -518,6 +521,48 @@ func TestEntriesStayUntilTheirCertificateHasEnded(t *testing.T) {
 	}}))
 	if got := w.list(t).Number; got.Cmp(number) <= 0 {
 		t.Errorf("number %d after %d", got, number)
+	}
+}
+
+// overtakenList lets another issuer store its list after this one has put its own
+// into the ledger, and before it stores it.
+type overtakenList struct {
+	documents[fleet.RevocationList]
+	once *sync.Once
+	by   func()
+}
+
+func (o overtakenList) Edit(ctx context.Context, key string, f func(*fleet.RevocationList) error) (kv.Entry[fleet.RevocationList], error) {
+	return o.documents.Edit(ctx, key, func(doc *fleet.RevocationList) error {
+		err := f(doc)
+		o.once.Do(o.by)
+		return err
+	})
+}
+
+// The newest CRL that the ledger names is the one that is handed out, also where
+// two issuers have revoked at once: else one could not say that an older one was
+// put back.
+func TestNoNewerListIsNamedThanIsHandedOut(t *testing.T) {
+	w := newWorld(t)
+	s, other := w.service(t), w.service2(t)
+	w.prove(t, s, 1, kms)
+	e := w.revocation(t, "1", kms, fleet.KeyCompromise)
+	s.lists.documents = overtakenList{s.lists.documents, &sync.Once{}, func() { must(t, other.revoke(t.Context(), e)) }}
+	s.lists.clock = clock.Fast(clock.Wall(), clock.Wall().Add(time.Minute), 1) // a little ahead: it names the higher number
+	must(t, s.revoke(t.Context(), e))
+	named, held := int64(0), w.list(t).Number.Int64()
+	for _, entry := range w.chain(t) {
+		for _, signed := range entry.Signed {
+			if signed.Kind == audit.KindList {
+				number, err := strconv.ParseInt(signed.ID, 10, 64)
+				must(t, err)
+				named = max(named, number)
+			}
+		}
+	}
+	if named != held || len(serialsOf(w.list(t))) != 1 {
+		t.Errorf("number %d is handed out, and the ledger names %d", held, named)
 	}
 }
 
