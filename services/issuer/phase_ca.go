@@ -108,18 +108,16 @@ func (m *mover) request(ctx context.Context, command event.ExternalCommand) erro
 	if err != nil {
 		return alarm(err)
 	}
-	csr, err := ca.NewRequest(signer, number)
-	if err != nil {
-		return err
-	}
 	actor := command.By
 	if actor == "" {
 		actor = "gateway"
 	}
-	if err := m.ledger.Append(ctx, audit.Entry{
+	entry := audit.Entry{
 		Actor: actor, Action: "authority.request", Reason: "offline root",
 		Request: fmt.Sprintf("external %d %s %s", number, known.Value.Epoch, command.By), Details: map[string]string{"number": strconv.Itoa(number)},
-	}); err != nil {
+	}
+	csr, err := ca.NewRequest(signer, number, func(s audit.Signed) error { return announce(ctx, m.ledger, entry, s) })
+	if err != nil {
 		return err
 	}
 	made := false

@@ -10,11 +10,13 @@ import (
 	"encoding/pem"
 	"errors"
 	"math/big"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/rotor-fleet/rotor/shared/audit"
 	"github.com/rotor-fleet/rotor/shared/bus"
 	"github.com/rotor-fleet/rotor/shared/clock"
 	"github.com/rotor-fleet/rotor/shared/event"
@@ -142,6 +144,11 @@ func TestExternalCA(t *testing.T) {
 	}
 	request, err := x509.ParseCertificateRequest(doc.Pending.CSR)
 	must(t, err)
+	if named := w.signedOf(t, "authority.request"); len(named) == 0 || !slices.ContainsFunc(named, func(s audit.Signed) bool {
+		return s.Kind == audit.KindRequest && s.ID == "2" && s.Content == audit.Content(request.RawTBSCertificateRequest)
+	}) {
+		t.Errorf("the ledger names %+v", named)
+	}
 	if request.Subject.String() != "CN=Rotor CA 2" {
 		t.Errorf("%s", request.Subject)
 	}

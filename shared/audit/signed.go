@@ -20,17 +20,18 @@ const (
 	KindCA          SignedKind = "ca"          // certificate of a CA, by itself or by another: a root, or a bridge
 	KindList        SignedKind = "list"        // CRL
 	KindBundle      SignedKind = "bundle"      // trust bundle
+	KindRequest     SignedKind = "request"     // of a CA whose certificate an offline root signs (PKCS #10)
 )
 
 // Signed is one thing that the issuer signs. What an entry says of it is known
 // before the signature is made: there is none without the entry.
 type Signed struct {
-	Kind       SignedKind `json:"kind" enum:"certificate,server,token,ca,list,bundle"`
-	ID         string     `json:"id" doc:"serial number of a certificate in hexadecimal, jti of a token, number of a CRL, version of a trust bundle"`
-	Subject    string     `json:"subject,omitempty" doc:"<cluster>/<client>; of a server certificate the gateway, of a CA its common name"`
+	Kind       SignedKind `json:"kind" enum:"certificate,server,token,ca,list,bundle,request"`
+	ID         string     `json:"id" doc:"serial number of a certificate in hexadecimal, jti of a token, number of a CRL, version of a trust bundle, number of the CA that a request is for"`
+	Subject    string     `json:"subject,omitempty" doc:"<cluster>/<client>; of a server certificate the gateway, of a CA and its request the common name"`
 	Generation int        `json:"generation,omitempty" doc:"of the client"`
 	Issuer     string     `json:"issuer,omitempty" doc:"what signs: id of the CA, kid of the token key, pin of the fleet key"`
-	Content    string     `json:"sha256,omitempty" doc:"SHA-256, in hexadecimal, of the bytes that are signed: TBSCertificate of a certificate (RFC 5280, 4.1.1.1), payload of a bundle (RFC 7515)"`
+	Content    string     `json:"sha256,omitempty" doc:"SHA-256, in hexadecimal, of the bytes that are signed: TBSCertificate of a certificate (RFC 5280, 4.1.1.1), TBSCertList of a CRL (5.1.1.1), payload of a bundle (RFC 7515), CertificationRequestInfo of a request (RFC 2986, 4.1)"`
 	NotAfter   time.Time  `json:"notAfter,omitzero" doc:"end of its validity"`
 }
 
