@@ -25,6 +25,7 @@ const (
 	PathIntrospect  = "/v1/introspect"
 	PathAudit       = "/v1/audit"
 	PathRecords     = "/v1/records"
+	PathSigned      = "/v1/signed"
 	PathCRL         = "/crl"
 	PathDeadLetters = "/v1/dead-letters"
 	PathTrustPEM    = "/trust-bundle.pem"

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"github.com/rotor-fleet/rotor/shared/audit"
 	"github.com/rotor-fleet/rotor/shared/fleet"
 )
 
@@ -36,6 +37,20 @@ type RecordGeneration struct {
 	NotAfter    time.Time `json:"notAfter"`
 	TokenID     string    `json:"tokenID" doc:"jti"`
 	KeyID       string    `json:"keyID,omitempty" doc:"kid"`
+}
+
+// SignedView is one thing with a signature that lies in a bucket, beside the
+// generations on record, in the terms of the ledger: for comparing with it.
+type SignedView struct {
+	audit.Signed
+	Place string    `json:"place" doc:"where it lies: bucket, document, and what it is there"`
+	At    time.Time `json:"at,omitzero" doc:"first moment of its validity"`
+
+	CA      string      `json:"ca,omitempty" doc:"of a CA, its id"`
+	Phase   fleet.Phase `json:"phase,omitempty" doc:"of a CA"`
+	Outside bool        `json:"outside,omitempty" doc:"an offline root has signed it: the ledger does not name it"`
+	Bundled bool        `json:"bundled,omitempty" doc:"of a CA: the trust bundle has it, or its offline root"`
+	Severed bool        `json:"severed,omitempty" doc:"of a bridge: nobody may use it any more; only its serial number is kept"`
 }
 
 // RecordOf returns what is on record of a client.

@@ -51,6 +51,7 @@ func (a *API) Register(mux *http.ServeMux, more ...func(huma.API)) *huma.OpenAPI
 	a.registerIntrospection(h)
 	a.registerAudit(h)
 	a.registerRecords(h)
+	a.registerSigned(h)
 	a.registerLetters(h)
 	a.registerEvents(h)
 	for _, register := range more {

@@ -55,6 +55,7 @@ type State struct {
 
 	health  health.Part
 	bundles *kv.Bucket[json.RawMessage]
+	names   names // of the documents in bundles
 }
 
 // Open opens every bucket; it waits for those that are missing until ctx ends.
@@ -115,7 +116,10 @@ func (s *State) Run(ctx context.Context) error {
 	// Bundles are large and wanted once: they are fetched when needed, and the
 	// watch only wakes those who wait for them.
 	all.Go(func() {
-		s.bundles.Watch(ctx, kv.Watcher[json.RawMessage]{Changed: func(e kv.Entry[json.RawMessage]) { s.Work.Wake(e.Key) }})
+		s.bundles.Watch(ctx, kv.Watcher[json.RawMessage]{Changed: func(e kv.Entry[json.RawMessage]) {
+			s.names.note(e.Key, !e.Deleted)
+			s.Work.Wake(e.Key)
+		}})
 	})
 	all.Wait()
 	return nil
@@ -191,4 +195,15 @@ func (s *State) TheAuthority() (a fleet.Authority, ok bool) {
 func (s *State) List(ca string) (list fleet.RevocationList, ok bool) {
 	e, ok := s.Lists.Get(fleet.ListKey(ca))
 	return e.Value, ok
+}
+
+// AllLists returns the CRLs of all CAs.
+func (s *State) AllLists() []fleet.RevocationList {
+	var all []fleet.RevocationList
+	for _, e := range s.Lists.All() {
+		if _, is := fleet.ListOf(e.Key); is {
+			all = append(all, e.Value)
+		}
+	}
+	return all
 }
