@@ -42,6 +42,13 @@ type stored map[string][]*nats.Msg
 func fleetOf(t *testing.T) stored {
 	t.Helper()
 	s := bustest.New(t)
+	fleetOn(t, s)
+	return dump(t, s)
+}
+
+// fleetOn makes the fleet on a server.
+func fleetOn(t *testing.T, s *bustest.Server) {
+	t.Helper()
 	config := issuer.Defaults()
 	config.KeyFile = filepath.Join(t.TempDir(), "issuer.key")
 	run := func() {
@@ -87,7 +94,6 @@ func fleetOf(t *testing.T) stored {
 		}
 		return err
 	})
-	return dump(t, s)
 }
 
 // order puts a request on file and asks the issuer for a generation.
@@ -160,7 +166,12 @@ func dump(t *testing.T, s *bustest.Server) stored {
 // and returns the URL and the token of a gateway before it.
 func (all stored) serve(t *testing.T, deleted ...uint64) (url, token string) {
 	t.Helper()
-	s := bustest.NewEmpty(t)
+	return all.serveOn(t, bustest.NewEmpty(t), clock.Real(), deleted...)
+}
+
+// serveOn is serve on an empty server, by a clock of the fleet.
+func (all stored) serveOn(t *testing.T, s *bustest.Server, fleetTime clock.Clock, deleted ...uint64) (url, token string) {
+	t.Helper()
 	js, err := jetstream.New(s.NATS)
 	if err != nil {
 		t.Fatal(err)
@@ -195,7 +206,7 @@ func (all stored) serve(t *testing.T, deleted ...uint64) (url, token string) {
 		t.Fatal(err)
 	}
 	config.ListenAgents = "127.0.0.1:0"
-	env := s.Env(t, "gateway", clock.Real())
+	env := s.Env(t, "gateway", fleetTime)
 	env.Log = bustest.Quiet()
 	bustest.Run(t, func(ctx context.Context) error { return gateway.Run(ctx, env, config) })
 	var text secret.Text

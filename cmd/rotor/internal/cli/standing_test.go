@@ -133,6 +133,7 @@ func TestAudit(t *testing.T) {
 	s.mux.HandleFunc("GET "+api.PathStatus, answer(api.Status{Now: now, ClockRate: 1}))
 	s.mux.HandleFunc("GET "+api.PathAuthority, answer(api.AuthorityView{}))
 	s.mux.HandleFunc("GET "+api.PathRecords, answer(api.Page[api.RecordView]{}))
+	s.mux.HandleFunc("GET "+api.PathSigned, answer(api.Page[api.SignedView]{}))
 	if r := s.run(t, "audit", "verify"); r.code != 0 || !strings.HasSuffix(r.out, "ok: 6 entries in 2 chains\n") {
 		t.Errorf("%+v", r)
 	}

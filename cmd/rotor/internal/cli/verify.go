@@ -25,7 +25,9 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 - every checkpoint, which the fleet key has signed: so an end that was cut off, or
   a chain that was made anew, is found up to the last ten seconds;
 - the records: every certificate and token on record was written into the ledger
-  before it was signed, and what the ledger says was signed is what is on record.
+  before it was signed, and what the ledger says was signed is what is on record;
+- the buckets: so was every CA certificate, bridge, CRL, trust bundle, certificate of
+  a gateway and pick-up, and no older one was put in the place of a later one.
 
 The exit code is 1 if something is wrong. With --file an export is checked, which
 needs no server and says nothing of the records. The fleet key is the one that the
@@ -85,6 +87,7 @@ type recordsView struct {
 	Certificates int `json:"certificates"` // on record, each named by an entry
 	Withheld     int `json:"withheld"`     // named, and thrown away before anybody saw them
 	Waiting      int `json:"waiting"`      // named, and not on record yet
+	Others       int `json:"others"`       // signed things in buckets beside them, each named by an entry
 }
 
 func report(c *ledger.Checker) verified {
@@ -140,7 +143,7 @@ func (a *app) printVerified(w io.Writer, output *format, v verified) error {
 		if r.Waiting > 0 {
 			line += fmt.Sprintf("; %d are not on record yet", r.Waiting)
 		}
-		lines = append(lines, line)
+		lines = append(lines, line, fmt.Sprintf("%s of CAs, gateways, trust bundle, CRLs and pick-ups in the buckets, each in the ledger", plural(r.Others, "signature")))
 	}
 	lines = append(lines, fmt.Sprintf("ok: %d entries in %s", v.Entries, plural(len(v.Chains), "chain")))
 	_, err := fmt.Fprintln(w, strings.Join(lines, "\n"))

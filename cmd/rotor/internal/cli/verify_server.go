@@ -2,9 +2,6 @@ package cli
 
 import (
 	"context"
-	"crypto/x509"
-	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"maps"
@@ -23,7 +20,8 @@ import (
 )
 
 // verifyServer reads what is to be compared in the order in which each is a part
-// of what comes after it: the authority, the records, the ledger.
+// of what comes after it: the authority, what waits in buckets, the records, the
+// ledger.
 func (a *app) verifyServer(c *cobra.Command, fleetKey string) (verified, error) {
 	s, err := a.look(c.Context())
 	if err != nil {
@@ -32,28 +30,26 @@ func (a *app) verifyServer(c *cobra.Command, fleetKey string) (verified, error) 
 	if fleetKey == "" {
 		fleetKey = s.authority.FleetKey
 	}
-	check := &ledger.Checker{FleetKey: fleetKey, Newest: s.authority.Checkpoint, Records: &ledger.Records{}}
+	check := &ledger.Checker{FleetKey: fleetKey, Newest: s.authority.Checkpoint, Held: &ledger.Held{Now: s.now}, Records: &ledger.Records{}}
+	if err := eachItem(s, api.PathSigned, nil, check.Held.Put); err != nil {
+		return verified{}, err
+	}
 	clients := 0
 	if err := s.eachRecord(nil, func(v api.RecordView) { check.Records.Put(v); clients++ }); err != nil {
 		return verified{}, err
 	}
-	end, err := a.eachEntry(c, func(position uint64, raw []byte) error {
-		if err := check.Add(position, raw); err != nil {
-			return err
-		}
-		return s.signed.note(raw)
-	})
+	end, err := a.eachEntry(c, check.Add)
 	if err != nil {
 		return verified{}, err
 	}
 	if err := check.Finish(end); err != nil {
 		return verified{}, err
 	}
-	if err := s.signed.holds(s.authority); err != nil {
+	if err := s.holds(check.Held, check.Records); err != nil {
 		return verified{}, err
 	}
 	v := report(check)
-	v.Records = &recordsView{Clients: clients}
+	v.Records = &recordsView{Clients: clients, Others: check.Held.Matched()}
 	v.Records.Certificates, v.Records.Withheld = check.Records.Matched()
 	v.Records.Waiting, err = s.compare(check.Records)
 	return v, err
@@ -70,7 +66,6 @@ type remote struct {
 	now       time.Time
 	rate      float64
 	authority api.AuthorityView
-	signed    signatures
 }
 
 func (a *app) look(ctx context.Context) (*remote, error) {
@@ -92,11 +87,16 @@ func (a *app) look(ctx context.Context) (*remote, error) {
 
 // eachRecord passes on what is on record of every client.
 func (s *remote) eachRecord(query url.Values, f func(api.RecordView)) error {
+	return eachItem(s, api.PathRecords, query, f)
+}
+
+// eachItem passes on the items of a list that has pages.
+func eachItem[T any](s *remote, path string, query url.Values, f func(T)) error {
 	values := url.Values{}
 	maps.Copy(values, query)
 	for {
-		var page api.Page[api.RecordView]
-		if err := s.Call(s.ctx, http.MethodGet, api.PathRecords+"?"+values.Encode(), nil, &page); err != nil {
+		var page api.Page[T]
+		if err := s.Call(s.ctx, http.MethodGet, path+"?"+values.Encode(), nil, &page); err != nil {
 			return err
 		}
 		for _, v := range page.Items {
@@ -107,6 +107,39 @@ func (s *remote) eachRecord(query url.Values, f func(api.RecordView)) error {
 		}
 		values.Set("cursor", page.Next)
 	}
+}
+
+// settled is the moment up to which all that was announced has to be where it
+// belongs.
+func (s *remote) settled() time.Time {
+	return s.now.Add(-time.Duration(float64(grace) * s.rate))
+}
+
+// holds says what lies signed in a bucket and was not announced, and the reverse.
+func (s *remote) holds(h *ledger.Held, r *ledger.Records) error {
+	if err := errors.Join(h.Missing(), r.Agree(h.Waiting), h.PutBack(s.settled())); err != nil {
+		return err
+	}
+	for _, u := range h.Unheld(s.settled()) {
+		if u.Kind == audit.KindServer {
+			buried, err := s.buried(u.Subject, u.Entry.Chain)
+			if err != nil {
+				return err
+			}
+			if buried {
+				continue
+			}
+		}
+		return fmt.Errorf("%w: %s: it was made for somebody who does not use Rotor, or was lost", audit.ErrBroken, u)
+	}
+	return nil
+}
+
+// buried reports whether a command of a cluster lies among the dead letters of a
+// service.
+func (s *remote) buried(cluster, service string) (bool, error) {
+	letters, err := api.List[fleet.Letter](s.ctx, s.Client, api.PathDeadLetters, url.Values{"cluster": {cluster}, "state": {"all"}})
+	return slices.ContainsFunc(letters, func(l fleet.Letter) bool { return l.Service == service }), err
 }
 
 // compare says what is in one of records and ledger and not in the other, and
@@ -122,7 +155,7 @@ func (s *remote) compare(r *ledger.Records) (waiting int, err error) {
 			return 0, err
 		}
 	}
-	for _, u := range r.Ahead(s.now.Add(-time.Duration(float64(grace) * s.rate))) {
+	for _, u := range r.Ahead(s.settled()) {
 		explained, err := s.explained(u)
 		if err != nil {
 			return 0, err
@@ -146,61 +179,5 @@ func (s *remote) explained(u ledger.Unrecorded) (bool, error) {
 	if err != nil || known {
 		return known, err
 	}
-	letters, err := api.List[fleet.Letter](s.ctx, s.Client, api.PathDeadLetters, url.Values{"cluster": {cluster}, "state": {"all"}})
-	return slices.ContainsFunc(letters, func(l fleet.Letter) bool { return l.Service == u.Chain }), err
-}
-
-// signatures are what the ledger names beside certificates and tokens of clients.
-type signatures struct {
-	begun   time.Time
-	cas     map[string]string // content by serial number
-	bundles map[string]bool   // versions
-}
-
-func (s *signatures) note(raw []byte) error {
-	if !strings.Contains(string(raw), `"signed":`) {
-		return nil
-	}
-	var e audit.Entry
-	if err := json.Unmarshal(raw, &e); err != nil {
-		return err
-	}
-	if s.cas == nil {
-		s.begun, s.cas, s.bundles = e.Time, map[string]string{}, map[string]bool{}
-	}
-	for _, signed := range e.Signed {
-		switch signed.Kind {
-		case audit.KindCA:
-			s.cas[signed.ID] = signed.Content
-		case audit.KindBundle:
-			s.bundles[signed.ID] = true
-		default:
-		}
-	}
-	return nil
-}
-
-// holds demands that the CAs and the trust bundle of an authority are named. A CA
-// that an offline root has signed is not ours to name.
-func (s *signatures) holds(a api.AuthorityView) error {
-	for i := range a.CAs {
-		block, _ := pem.Decode(a.CAs[i].Certificate)
-		if block == nil {
-			return fmt.Errorf("CA %s: its certificate is not PEM", a.CAs[i].ID)
-		}
-		certificate, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return fmt.Errorf("CA %s: %w", a.CAs[i].ID, err)
-		}
-		if string(certificate.RawIssuer) != string(certificate.RawSubject) || a.CAs[i].PreparedAt().Before(s.begun.Add(-fleet.Backdate)) {
-			continue
-		}
-		if content, named := s.cas[certificate.SerialNumber.Text(16)]; !named || content != audit.Content(certificate.RawTBSCertificate) {
-			return fmt.Errorf("%w: CA %s is trusted, and no entry of the ledger says that its certificate was signed", audit.ErrBroken, a.CAs[i].ID)
-		}
-	}
-	if a.Bundle > 0 && len(s.bundles) > 0 && !s.bundles[fmt.Sprint(a.Bundle)] {
-		return fmt.Errorf("%w: trust bundle %d is handed out, and no entry of the ledger says that it was signed", audit.ErrBroken, a.Bundle)
-	}
-	return nil
+	return s.buried(cluster, u.Chain)
 }

@@ -23,6 +23,7 @@ type Checker struct {
 	FleetKey string   // pin of the key that signs checkpoints; empty: any one key
 	Newest   string   // the newest checkpoint, as the authority had it before; empty where nobody knows
 	Records  *Records // what is on record; nil where nobody knows
+	Held     *Held    // what lies signed in buckets beside; nil where nobody knows
 
 	chains      audit.Chains
 	next        uint64                      // position that is next
@@ -85,6 +86,9 @@ func (c *Checker) Add(position uint64, raw []byte) error {
 		if err := c.checkpoint(e); err != nil {
 			return errors.Join(err, c.gap, c.moved)
 		}
+	}
+	if c.Held != nil {
+		c.Held.add(e)
 	}
 	if c.Records != nil {
 		return c.Records.add(e)

@@ -9,7 +9,6 @@ import (
 
 	"github.com/rotor-fleet/rotor/shared/api"
 	"github.com/rotor-fleet/rotor/shared/audit"
-	"github.com/rotor-fleet/rotor/shared/fleet"
 )
 
 // Records is what is on record, in a form that is small for a large fleet: it is
@@ -26,7 +25,7 @@ type Records struct {
 
 	generations map[id]*recorded
 	clients     map[id]*client
-	begun       time.Time // of the first entry that names what is signed
+	begun       beginning
 	ahead       map[string]Unrecorded
 	withheld    int
 	matched     int
@@ -34,6 +33,9 @@ type Records struct {
 
 // id is a hash in place of a name.
 type id [16]byte
+
+// actionWithhold is of entries that name what was announced and thrown away.
+const actionWithhold = "credential.withhold"
 
 func idOf(parts ...any) id {
 	sum := sha256.Sum256([]byte(fmt.Sprintf("%q", parts)))
@@ -89,10 +91,11 @@ func (r *Records) Put(v api.RecordView) {
 
 // add holds what an entry names against the records.
 func (r *Records) add(e audit.Entry) error {
-	if len(e.Signed) > 0 && r.begun.IsZero() {
-		r.begun = e.Time
+	if e.Chain != signer {
+		return nil
 	}
-	withheld := e.Action == "credential.withhold"
+	r.begun.note(e)
+	withheld := e.Action == actionWithhold
 	for _, s := range e.Signed {
 		switch {
 		case withheld && s.Kind == audit.KindCertificate:
@@ -173,10 +176,10 @@ func (r *Records) Complete() bool {
 func (r *Records) Missing(views func(yield func(api.RecordView) bool)) error {
 	for v := range views {
 		subject := v.Cluster + "/" + v.Client.String()
-		old := slices.ContainsFunc(v.Generations, func(g api.RecordGeneration) bool { return !g.At.IsZero() && g.At.Before(r.begun.Add(-fleet.Backdate)) })
+		old := slices.ContainsFunc(v.Generations, func(g api.RecordGeneration) bool { return r.begun.before(g.At) })
 		for _, g := range v.Generations {
 			have := r.generations[idOf(subject, g.Number)]
-			if have == nil || have.certain && have.tokened || old && (g.At.IsZero() || g.At.Before(r.begun.Add(-fleet.Backdate))) {
+			if have == nil || have.certain && have.tokened || old && (g.At.IsZero() || r.begun.before(g.At)) {
 				continue
 			}
 			what := "certificate " + g.Serial
@@ -184,6 +187,21 @@ func (r *Records) Missing(views func(yield func(api.RecordView) bool)) error {
 				what = "token " + g.TokenID
 			}
 			return fmt.Errorf("%w: %s of %s (generation %d) is on record, and no entry of the ledger says that it was signed", audit.ErrBroken, what, subject, g.Number)
+		}
+	}
+	return nil
+}
+
+// Agree returns an error that names something that waits for an agent or a program
+// and is not what is on record; nil if there is none.
+func (r *Records) Agree(waiting func(yield func(api.SignedView) bool)) error {
+	for v := range waiting {
+		have, known := r.generations[idOf(v.Subject, v.Generation)], r.clients[idOf(v.Subject)]
+		switch {
+		case have == nil && (known == nil || v.Generation > known.number):
+			return fmt.Errorf("%w: %s: %s (generation %d) waits there, and is on no record", audit.ErrBroken, v.Place, what(v.Signed), v.Generation)
+		case have != nil && (have.certificate != idOf(v.ID, v.Issuer) || have.content != (id{}) && have.content != idOf(v.Content)):
+			return fmt.Errorf("%w: %s: %s (generation %d) waits there, and another is on record", audit.ErrBroken, v.Place, what(v.Signed), v.Generation)
 		}
 	}
 	return nil
