@@ -68,7 +68,7 @@ func TestFirstStartKilledAnywhere(t *testing.T) {
 		for _, after := range []bool{false, true} {
 			w := newWorld(t)
 			env := w.env(t)
-			keys, err := openKeystore(t.Context(), env, w.config)
+			keys, err := openKeystore(t.Context(), newLookout(env, w.Bus), w.config)
 			must(t, err)
 			k := &killer{at: at, after: after}
 			_, err = openAuthority(t.Context(), founder{

@@ -239,6 +239,62 @@ func TestHSMLosesTheKeyWhileInUse(t *testing.T) {
 	waits(t, board, "ALARM")
 }
 
+// People are told of an HSM that is away for a while, once and not for each look,
+// and that it is back; of one that was away for a moment they are not.
+func TestHSMAwayIsTold(t *testing.T) {
+	w := newRandomWorld(t)
+	l := newLookout(w.env(t), w.Bus)
+	told := func(away, back int) {
+		t.Helper()
+		gone, returned := bustest.Stored(t, w.Server, event.AuthorityUnavailable), bustest.Stored(t, w.Server, event.AuthorityAvailable)
+		if len(gone) != away || len(returned) != back {
+			t.Fatalf("told %d times that it is away and %d that it is back, want %d and %d", len(gone), len(returned), away, back)
+		}
+	}
+	cable := fmt.Errorf("%w: cable", keystore.ErrUnavailable)
+	l.away(t.Context(), cable)
+	l.back(t.Context())
+	told(0, 0)
+	l.grace = 0
+	for range 3 {
+		l.away(t.Context(), cable)
+	}
+	told(1, 0)
+	if got := bustest.Stored(t, w.Server, event.AuthorityUnavailable)[0]; !strings.Contains(got.Why, "cable") || got.Since.IsZero() {
+		t.Errorf("%+v", got)
+	}
+	l.next = clock.Wall() // an hour later
+	l.away(t.Context(), cable)
+	l.back(t.Context())
+	l.back(t.Context())
+	told(2, 1)
+	l.grace = awayFor
+	l.away(t.Context(), cable)
+	told(2, 1)
+}
+
+// An issuer that starts says that it can use its HSM, for one that ended without
+// it; then it tells what changes, at the first start as later.
+func TestHSMIsToldOfByTheIssuer(t *testing.T) {
+	w := newRandomWorld(t)
+	s := w.service(t)
+	s.look.grace = 0
+	bustest.Run(t, s.watchKeys)
+	bustest.Expect(t, w.Server, event.AuthorityAvailable, nil)
+	starting := newLookout(w.env(t), w.Bus)
+	starting.grace = 0
+	tries := 0
+	must(t, patiently(t.Context(), starting, func() error {
+		if tries++; tries == 1 {
+			return fmt.Errorf("%w: cable", keystore.ErrUnavailable)
+		}
+		return nil
+	}))
+	if got := bustest.Expect(t, w.Server, event.AuthorityUnavailable, nil); !strings.Contains(got.Why, "cable") {
+		t.Errorf("%+v", got)
+	}
+}
+
 // A PIN that is refused is not tried again: that could lock the token.
 func TestRefusedPINIsNotTriedAgain(t *testing.T) {
 	w := newWorld(t)
@@ -248,7 +304,7 @@ func TestRefusedPINIsNotTriedAgain(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second) // many times the first pause
 	defer cancel()
 	tried := 0
-	err := patiently(ctx, env, func() error {
+	err := patiently(ctx, newLookout(env, w.Bus), func() error {
 		if tried++; tried > 1 {
 			return nil
 		}

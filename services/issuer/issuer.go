@@ -101,6 +101,7 @@ type service struct {
 
 	checkpoints *checkpoints
 	keys        keystore.Keystore
+	look        *lookout // who is told that keys cannot be used
 }
 
 // Run runs the issuer until ctx ends. Several may run side by side: they share
@@ -162,7 +163,8 @@ func open(ctx context.Context, env daemon.Env, events *bus.Bus, c Config) (*serv
 	if s.state, err = openState(ctx, env, events); err != nil {
 		return nil, err
 	}
-	keys, err := openKeystore(ctx, env, c)
+	s.look = newLookout(env, events)
+	keys, err := openKeystore(ctx, s.look, c)
 	if err != nil {
 		return nil, err
 	}
@@ -176,7 +178,7 @@ func open(ctx context.Context, env daemon.Env, events *bus.Bus, c Config) (*serv
 		return nil, err
 	}
 	f := founder{Config: c, env: env, keys: keys, documents: documents, facts: events, ledger: s.ledger, records: all}
-	err = patiently(ctx, env, func() error { s.authority, err = openAuthority(ctx, f); return err })
+	err = patiently(ctx, s.look, func() error { s.authority, err = openAuthority(ctx, f); return err })
 	if err != nil {
 		return nil, err
 	}
@@ -192,7 +194,7 @@ func open(ctx context.Context, env daemon.Env, events *bus.Bus, c Config) (*serv
 	s.authority.succession.metrics = s.metrics
 	s.mover = &mover{succession: s.authority.succession, lists: s.lists}
 	var current *authority
-	err = patiently(ctx, env, func() error { current, err = s.authority.current(ctx); return err })
+	err = patiently(ctx, s.look, func() error { current, err = s.authority.current(ctx); return err })
 	if err != nil {
 		return nil, err
 	}

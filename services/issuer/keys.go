@@ -66,7 +66,8 @@ func (c KeystoreConfig) Validate() error {
 const keystoreHealth = "keystore"
 
 // openKeystore opens the keystore, and waits for an HSM.
-func openKeystore(ctx context.Context, env daemon.Env, c Config) (keystore.Keystore, error) {
+func openKeystore(ctx context.Context, look *lookout, c Config) (keystore.Keystore, error) {
+	env := look.env
 	sealed, err := openSealed(ctx, env, c.KeyFile)
 	if err != nil {
 		return nil, err
@@ -79,7 +80,7 @@ func openKeystore(ctx context.Context, env daemon.Env, c Config) (keystore.Keyst
 		}
 		token = pkcs11.New(pkcs11.Config{Module: c.Keystore.Module, Token: c.Keystore.TokenLabel, PINFile: c.Keystore.PINFile})
 	}
-	return keystore.NewHSM(sealed, token, env.Log), patiently(ctx, env, func() error { return token.Check(ctx) })
+	return keystore.NewHSM(sealed, token, env.Log), patiently(ctx, look, func() error { return token.Check(ctx) })
 }
 
 // openSealed opens the sealed keystore. A key-encryption key is made only where
@@ -128,7 +129,8 @@ const (
 // patiently does what needs the HSM until the HSM is there, and shows on /readyz
 // why it waits. A PIN that is refused is not tried again: the process stays, for
 // one that ended would be started again and would try.
-func patiently(ctx context.Context, env daemon.Env, do func() error) error {
+func patiently(ctx context.Context, look *lookout, do func() error) error {
+	env := look.env
 	for attempt := 1; ; attempt++ {
 		err := do()
 		if !errors.Is(err, keystore.ErrUnavailable) {
@@ -142,8 +144,11 @@ func patiently(ctx context.Context, env daemon.Env, do func() error) error {
 		}
 		env.Health.Wait(keystoreHealth, err.Error())
 		env.Log.Error("the HSM cannot be used, and nothing is signed", "attempt", attempt, "err", err)
+		look.away(ctx, err)
 		if errors.Is(err, keystore.ErrRefused) {
-			<-ctx.Done()
+			for clock.Sleep(ctx, lookEvery) == nil {
+				look.away(ctx, err)
+			}
 			return ctx.Err()
 		}
 		if err := clock.Sleep(ctx, bus.Backoff(attempt, lookAgain)); err != nil {
@@ -160,6 +165,7 @@ func (s *service) watchKeys(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
+	s.look.told = true // whoever was told of an issuer that ended since hears that this one can use it
 	for attempt := 1; ctx.Err() == nil; attempt++ {
 		pause := lookEvery
 		switch err := watched.Check(ctx); {
@@ -171,9 +177,11 @@ func (s *service) watchKeys(ctx context.Context) error {
 			}
 			attempt = 0
 			s.env.Health.Met(keystoreHealth)
+			s.look.back(ctx)
 		default:
 			err = alarm(err)
 			s.env.Health.Wait(keystoreHealth, err.Error())
+			s.look.away(ctx, err)
 			if attempt == 1 {
 				s.log.Error("the HSM cannot be used, and nothing is signed until it can", "err", err)
 			}

@@ -47,6 +47,7 @@ func Durables() []Durable {
 			event.AgentSilent.Subject("*"), event.AgentReturned.Subject("*"), event.AgentSkewed.Subject("*"), event.AgentSynced.Subject("*"),
 			event.AuthorityDue.Subject("*"), event.AuthorityHeld.Subject("*"), event.AuthorityTrusted.Subject("*"),
 			event.AuthorityActivated.Subject("*"), event.AuthorityCompleted.Subject("*"), event.AuthorityRolledBack.Subject("*"),
+			event.AuthorityUnavailable.Subject("*"), event.AuthorityAvailable.Subject("*"),
 			event.AgentDuplicated.Subject("*"), event.BundleRefused.Subject("*"), event.BundleSettled.Subject("*"),
 		}},
 	}

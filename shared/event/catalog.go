@@ -47,6 +47,9 @@ var (
 	AuthorityActivated = fact[Authority]("issuer", "authority", "activated", "A generation of the CA or of the token key has begun to sign.")
 	AuthorityRetired   = fact[Authority]("issuer", "authority", "retired", "A generation of the CA is not trusted any more.")
 
+	AuthorityUnavailable = fact[Keystore]("issuer", "authority", "unavailable", "An issuer cannot use the HSM with the keys of the CA for some minutes; repeated each hour while it is so.")
+	AuthorityAvailable   = fact[Keystore]("issuer", "authority", "available", "An issuer can use the HSM with the keys of the CA: again, or as it starts.")
+
 	AuthorityWithdrawn  = fact[Authority]("issuer", "authority", "withdrawn", "A generation of the CA or of the token key that never signed, or signs no more, was taken back.")
 	AuthorityDue        = fact[Rollout]("scheduler", "authority", "due", "The CA has to be rotated; level 1 says that it is late, 2 that it is very late.")
 	AuthorityTrusted    = fact[Rollout]("scheduler", "authority", "trusted", "Every agent that counts has proven that it trusts the new CA; of a token key, every verifier had the time to fetch it.")
@@ -121,6 +124,7 @@ func Catalog() []Row {
 		AgentEnrolled.row, AgentSilent.row, AgentReturned.row, AgentSkewed.row, AgentSynced.row, AgentDuplicated.row,
 		BundleRefused.row, BundleSettled.row, SigninRefused.row, AuthorityPrepared.row, AuthorityActivated.row, AuthorityRetired.row,
 		AuthorityWithdrawn.row, AuthorityDue.row, AuthorityTrusted.row, AuthorityHeld.row, AuthorityCompleted.row, AuthorityRolledBack.row,
+		AuthorityUnavailable.row, AuthorityAvailable.row,
 		RotationStarted.row, RotationCompleted.row, RotationFailed.row,
 		RotationHalted.row, RotationResumed.row, RotationCancelled.row,
 		AlertSent.row, AlertFailed.row,

@@ -113,6 +113,12 @@ type Authority struct {
 	Succession bool   `json:"succession,omitempty" doc:"by time, as the CA came near its end and nobody had rotated it"`
 }
 
+// Keystore is the data of facts about the HSM with the keys of the CA.
+type Keystore struct {
+	Since time.Time `json:"since,omitzero" doc:"since when an issuer cannot use it; absent if it can"`
+	Why   string    `json:"why,omitempty" doc:"the last error"`
+}
+
 // Rollout is the data of facts about a rotation of the authority.
 type Rollout struct {
 	Rollout string              `json:"rollout,omitempty" doc:"id; absent before there is one"`

@@ -136,3 +136,17 @@ func cut(e event.Event, c event.Credentials) []fleet.Alert {
 			e.Subject(), c.Clients[i].Client, day(end)),
 	})}
 }
+
+// authorityUnavailable raises one alert for the fleet: all that is renewed has to
+// wait for the HSM, and no revocation gets on a CRL.
+func authorityUnavailable(e event.Event, k event.Keystore) Effect {
+	return Effect{Raise: []fleet.Alert{raise(e, fleet.Alert{
+		Rule: KeystoreAway, Severity: fleet.SeverityCritical, Cluster: event.FleetWide, Began: k.Since.UTC(),
+		Summary: fmt.Sprintf("an issuer cannot use the HSM since %s, and signs nothing: %s", moment(k.Since), k.Why),
+		Remedy:  "look at the HSM, its module, token and PIN; /readyz of the issuer says more",
+	})}}
+}
+
+func authorityAvailable(e event.Event, _ event.Keystore) Effect {
+	return Effect{End: []Ending{{Rules: []string{KeystoreAway}, Cluster: event.FleetWide, At: e.Time()}}}
+}

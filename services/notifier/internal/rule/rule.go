@@ -39,6 +39,7 @@ const (
 	AuthorityLate      = "authority-late"
 	AuthorityHeld      = "authority-held"
 	AuthorityCut       = "authority-cut"
+	KeystoreAway       = "keystore-away"
 )
 
 // Effect is what one fact changes. The alerts are raised before the endings

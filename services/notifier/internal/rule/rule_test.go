@@ -134,6 +134,15 @@ func TestOf(t *testing.T) {
 			raise: []string{"rotation-halted critical _fleet  0 level 1: rotation r1 over 3 clusters was halted in wave 2: 9 of 80 clients failed; " +
 				"what has not begun waits for an operator | rotor rotation show r1"},
 		},
+		"keystore away": {
+			fact: fact(t, event.AuthorityUnavailable, event.FleetWide, event.Keystore{Since: now.Add(-5 * time.Minute), Why: "no cable"}),
+			raise: []string{"keystore-away critical _fleet  0 level 0: an issuer cannot use the HSM since 2026-11-22 23:55 UTC, and signs nothing: no cable | " +
+				"look at the HSM, its module, token and PIN; /readyz of the issuer says more"},
+		},
+		"keystore back": {
+			fact: fact(t, event.AuthorityAvailable, event.FleetWide, event.Keystore{}),
+			end:  []string{"keystore-away of _fleet "},
+		},
 		"CA is due": {fact: fact(t, event.AuthorityDue, event.FleetWide, event.Rollout{Kind: fleet.RolloutCA})},
 		"CA is late": {
 			fact: fact(t, event.AuthorityDue, event.FleetWide, event.Rollout{
@@ -409,7 +418,7 @@ func TestFingerprintTellsApart(t *testing.T) {
 func TestEveryRuleCanEnd(t *testing.T) {
 	for _, rule := range []string{
 		WindowClosing, WindowMissed, CredentialExpiring, CredentialExpired, CredentialFailed, ClientDegraded, ClientLockedOut, RotationFailed, RotationHalted, SigninRefused, ClientRevoked,
-		DeadLetter, AgentSilent, AgentSkewed, AgentDuplicated, BundleRefused, AuthorityLate, AuthorityHeld, AuthorityCut,
+		DeadLetter, AgentSilent, AgentSkewed, AgentDuplicated, BundleRefused, AuthorityLate, AuthorityHeld, AuthorityCut, KeystoreAway,
 	} {
 		if got := Enders(rule, "a"); len(got) < 2 || !slices.Contains(got, event.ClusterRemoved.Subject("a")) {
 			t.Errorf("%s is ended by %q", rule, got)

@@ -57,6 +57,8 @@ func table() []row {
 		on(event.AuthorityActivated, []string{AuthorityLate, AuthorityCut, AuthorityHeld}, authorityActivated),
 		on(event.AuthorityCompleted, []string{AuthorityHeld}, authorityEnded),
 		on(event.AuthorityRolledBack, []string{AuthorityHeld}, authorityEnded),
+		on(event.AuthorityUnavailable, nil, authorityUnavailable),
+		on(event.AuthorityAvailable, []string{KeystoreAway}, authorityAvailable),
 		on(event.ClusterRemoved, []string{anyRule}, clusterRemoved),
 	}
 }
