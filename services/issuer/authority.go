@@ -91,10 +91,15 @@ func (a *authorities) load(ctx context.Context, e kv.Entry[fleet.Authority]) (*a
 	tool := a.tool
 	tool.Serial = derivation
 	now := a.succession.env.Clock.Now()
+	needed := []string{keyDerivation, keyFleet}
+	if doc.Pending != nil {
+		needed = append(needed, keyCA(doc.Pending.Number))
+	}
 	for _, c := range doc.CAs {
 		if !c.Listed(now) {
 			continue
 		}
+		needed = append(needed, keyCA(c.Number))
 		if !c.TaintedAt.IsZero() {
 			made.tainted = append(made.tainted, c)
 		}
@@ -119,6 +124,7 @@ func (a *authorities) load(ctx context.Context, e kv.Entry[fleet.Authority]) (*a
 		if k.Phase == fleet.PhaseRetired {
 			continue
 		}
+		needed = append(needed, keyToken(k.Number))
 		signer, err := a.keys.Signer(ctx, keyToken(k.Number))
 		if err != nil {
 			return nil, err
@@ -131,6 +137,10 @@ func (a *authorities) load(ctx context.Context, e kv.Entry[fleet.Authority]) (*a
 	}
 	if made.ca == nil || made.minter.Signer == nil {
 		return nil, fmt.Errorf("%w: authority has no CA or no token key that signs", fleet.ErrInvalid)
+	}
+	// The key of a CA that is retired may be destroyed: that is no alarm.
+	if keys, ok := a.keys.(interface{ Retain(ids ...string) }); ok {
+		keys.Retain(needed...)
 	}
 	return made, nil
 }

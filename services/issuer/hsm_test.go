@@ -239,6 +239,39 @@ func TestHSMLosesTheKeyWhileInUse(t *testing.T) {
 	waits(t, board, "ALARM")
 }
 
+// The key of a CA that is retired may be destroyed, as operators are advised to:
+// that is no alarm, neither while the issuer runs nor when it starts. That of a CA
+// that is trusted is missed.
+func TestTheKeyOfARetiredCAMayGo(t *testing.T) {
+	w := newRandomWorld(t)
+	s := w.service(t)
+	old := w.authority(t).CAs[0].ID
+	must(t, s.phase(t.Context(), phaseEvent(t, event.PhaseCommand{Move: fleet.MovePrepare, From: old})))
+	doc := w.authority(t)
+	must(t, s.phase(t.Context(), phaseEvent(t, event.PhaseCommand{Move: fleet.MoveActivate, ID: doc.CAs[1].ID, From: old, Bundle: doc.Bundle.Version})))
+	must(t, s.phase(t.Context(), phaseEvent(t, event.PhaseCommand{Move: fleet.MoveRetire, ID: old, From: old})))
+	if got := phasesOf(w.authority(t)); got != "retired active" {
+		t.Fatal(got)
+	}
+	watched, ok := s.keys.(interface{ Check(context.Context) error })
+	if !ok {
+		t.Fatalf("%T", s.keys)
+	}
+	destroy := func(id string) {
+		t.Helper()
+		box, err := bucket[keystore.Box](t, w, bus.Keys).Get(t.Context(), id)
+		must(t, err)
+		must(t, w.hsm(t).Delete(t.Context(), box.Value.HSM.ID, box.Value.HSM.Label))
+	}
+	destroy(keyCA(1))
+	must(t, watched.Check(t.Context()))
+	must(t, w.start(t))
+	destroy(keyCA(2))
+	if err := watched.Check(t.Context()); !errors.Is(err, keystore.ErrLost) {
+		t.Errorf("the key that signs is gone: %v", err)
+	}
+}
+
 // People are told of an HSM that is away for a while, once and not for each look,
 // and that it is back; of one that was away for a moment they are not.
 func TestHSMAwayIsTold(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 
 	"github.com/rotor-fleet/rotor/shared/fleet"
@@ -236,7 +237,18 @@ func (h *HSM) find(ctx context.Context, place *Place) (crypto.Signer, error) {
 // Secret implements Keystore.
 func (h *HSM) Secret(ctx context.Context, id string) (Secret, error) { return h.sealed.Secret(ctx, id) }
 
-// Check looks whether the HSM answers and holds every key that was used.
+// Retain says which keys are still needed. One that is not may go from the HSM,
+// and is opened again if it is asked for all the same.
+func (h *HSM) Retain(ids ...string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	unneeded := func(id string) bool { return !slices.Contains(ids, id) }
+	maps.DeleteFunc(h.signers, func(id string, _ *signer) bool { return unneeded(id) })
+	maps.DeleteFunc(h.places, func(id string, _ *Place) bool { return unneeded(id) })
+}
+
+// Check looks whether the HSM answers and holds every key that was used and is
+// needed.
 func (h *HSM) Check(ctx context.Context) error {
 	h.mu.Lock()
 	places := maps.Clone(h.places)
