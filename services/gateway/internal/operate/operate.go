@@ -43,6 +43,7 @@ func (o *Operator) Cluster(name string) (view.Cluster, error) {
 func (o *Operator) Upgrade(ctx context.Context, cluster string, request api.UpgradeRequest) (api.UpgradeReply, error) {
 	o.State.Releases.Fresh(ctx)
 	o.State.Declared.Fresh(ctx)
+	o.State.Rotations.Fresh(ctx)
 	if _, err := o.State.Cluster(cluster); err != nil {
 		return api.UpgradeReply{}, err
 	}
@@ -58,6 +59,7 @@ func (o *Operator) Upgrade(ctx context.Context, cluster string, request api.Upgr
 		decided, want, err := Reported{
 			Cluster: *c, Settings: o.State.FleetSettings(), Releases: o.State.AllReleases(),
 			Records: o.State.Records(cluster), Request: request, Now: now,
+			Rotated: func(id string) bool { _, ok := o.State.Rotations.Get(id); return ok },
 		}.Decide()
 		if err != nil {
 			return err

@@ -263,7 +263,10 @@ func (o *Operator) Rotation(ctx context.Context, id string) (api.RotationView, e
 		return api.RotationView{}, fmt.Errorf("rotation %q: %w", id, fleet.ErrNotFound)
 	}
 	e, err := o.State.Rotations.Bucket.Get(ctx, id)
-	if err != nil {
+	switch {
+	case errors.Is(err, fleet.ErrNotFound):
+		return api.RotationView{}, fmt.Errorf("rotation %q: %w", id, fleet.ErrNotFound)
+	case err != nil:
 		return api.RotationView{}, err
 	}
 	v := api.RotationView{Results: []fleet.ClusterRotation{}}

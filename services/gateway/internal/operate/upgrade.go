@@ -25,6 +25,7 @@ type Reported struct {
 	Settings fleet.Settings
 	Releases []fleet.Release
 	Records  *fleet.Credentials
+	Rotated  func(id string) bool // whether a rotation is on record
 	Request  api.UpgradeRequest
 	Now      time.Time
 }
@@ -81,8 +82,10 @@ func (r Reported) reply(c fleet.Cluster, policy fleet.Policy, effect string) api
 	life := min(policy.CertificateLife.Std(), policy.TokenLife.Std())
 	reply := api.UpgradeReply{
 		Cluster: c.Name, Release: c.Release, CompletedAt: c.UpgradedAt, Effect: effect,
-		Rotation: event.UpgradeRotationID(c.Name, c.Release, c.UpgradedAt),
-		Window:   fleet.WindowOf(&c, r.Releases, policy, r.Now),
+		Window: fleet.WindowOf(&c, r.Releases, policy, r.Now),
+	}
+	if id := event.UpgradeRotationID(c.Name, c.Release, c.UpgradedAt); effect == EffectApplied || r.follows(id) {
+		reply.Rotation = id
 	}
 	reply.ValidUntil = c.UpgradedAt.Add(life)
 	late, keys := 0, c.ClientKeys()
@@ -98,6 +101,21 @@ func (r Reported) reply(c fleet.Cluster, policy fleet.Policy, effect string) api
 	}
 	reply.Message = message(reply, c)
 	return reply
+}
+
+// follows reports whether an upgrade that was recorded before has a rotation, or
+// will have one when the scheduler sees it. A cluster that was declared with its
+// release was not upgraded under Rotor's eyes: nobody should wait for a rotation.
+func (r Reported) follows(id string) bool {
+	if r.Rotated(id) {
+		return true
+	}
+	for _, key := range r.Cluster.ClientKeys() {
+		if g := r.Records.Record(key).Newest(); g != nil && g.At.Before(r.Cluster.UpgradedAt) {
+			return true
+		}
+	}
+	return false
 }
 
 func message(reply api.UpgradeReply, c fleet.Cluster) string {

@@ -41,7 +41,10 @@ func TestUpgradeRules(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			cluster := fleet.Cluster{Name: "edge-01", Kind: fleet.Workload, Release: "2026.08", UpgradedAt: recorded}
-			reply, want, err := Reported{Cluster: cluster, Releases: releases, Request: api.UpgradeRequest{Release: test.release, CompletedAt: test.at}, Now: now}.Decide()
+			reply, want, err := Reported{
+				Cluster: cluster, Releases: releases, Request: api.UpgradeRequest{Release: test.release, CompletedAt: test.at}, Now: now,
+				Rotated: func(string) bool { return false },
+			}.Decide()
 			if !errors.Is(err, test.kind) || reply.Effect != test.effect {
 				t.Fatalf("%q, %v", reply.Effect, err)
 			}
@@ -69,5 +72,41 @@ func TestUpgradeOfLongAgoIsDueNow(t *testing.T) {
 	}.Decide()
 	if err != nil || !reply.DueNow || !reply.ValidUntil.Equal(now.Add(90*fleet.Day)) || !strings.Contains(reply.Message, "due now") {
 		t.Errorf("%+v, %v", reply, err)
+	}
+}
+
+// An answer names a rotation only if there is one to wait for: a cluster that was
+// declared with its release has none, however often that is reported.
+func TestAnUpgradeOfBeforeNamesNoRotationThatNeverWas(t *testing.T) {
+	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	completed := now.Add(-30 * fleet.Day)
+	kms := fleet.ClientKey{Kind: "kms"}
+	cluster := fleet.Cluster{Name: "edge-01", Kind: fleet.Workload, Release: "2026.08", UpgradedAt: completed, Clients: []fleet.ClientKey{kms}}
+	for name, test := range map[string]struct {
+		at     time.Time // of the report
+		issued time.Time // when the newest generation was issued, zero for none
+		stored bool      // a rotation is on record
+		named  bool
+	}{
+		"declared, enrolled since": {at: completed, issued: now.Add(-time.Hour)},
+		"declared, never enrolled": {at: completed},
+		"older than declared":      {at: completed.Add(-fleet.Day), issued: now.Add(-time.Hour)},
+		"about to be planned":      {at: completed, issued: completed.Add(-time.Second), named: true},
+		"rotated":                  {at: completed, issued: now.Add(-time.Hour), stored: true, named: true},
+		"new":                      {at: now, issued: now.Add(-time.Hour), named: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			records := &fleet.Credentials{}
+			if !test.issued.IsZero() {
+				records.Clients = map[fleet.ClientKey]*fleet.Record{kms: {Generations: []fleet.Generation{{Number: 1, At: test.issued}}}}
+			}
+			reply, _, err := Reported{
+				Cluster: cluster, Records: records, Now: now, Releases: []fleet.Release{{Version: "2026.08", PublishedAt: completed.Add(-fleet.Day)}},
+				Request: api.UpgradeRequest{Release: "2026.08", CompletedAt: test.at}, Rotated: func(string) bool { return test.stored },
+			}.Decide()
+			if err != nil || (reply.Rotation != "") != test.named {
+				t.Errorf("%+v, %v", reply, err)
+			}
+		})
 	}
 }
