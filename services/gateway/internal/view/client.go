@@ -107,7 +107,7 @@ func (c Cluster) waits(key fleet.ClientKey, r *fleet.Record) (reason, remedy str
 	}
 	if c.Agent == nil || c.Agent.ID == "" {
 		return "no agent has enrolled for " + name,
-			"set delivery.directory or delivery.kubernetes in the fleet file, or run an agent with a join token for " + name
+			"rotor join " + name + ", and start the agent that it names; or set delivery in the fleet file"
 	}
 	if f, ok := c.Agent.Failures[key]; ok {
 		return fmt.Sprintf("its agent could not bring generation %d to %q since %s: %s", f.Generation, f.Step, moment(f.Since), f.Error),

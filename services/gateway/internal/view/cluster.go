@@ -63,6 +63,14 @@ func earlier(have *time.Time, t time.Time) *time.Time {
 // broken are the states in which a client cannot work, or soon will not.
 var broken = []fleet.State{fleet.StateLockedOut, fleet.StateRecoverable, fleet.StateDegraded}
 
+// share is how many of the clients of a cluster something is said of.
+func share(some, all int) string {
+	if all == 1 {
+		return "1 of 1 client"
+	}
+	return fmt.Sprintf("%d of %d clients", some, all)
+}
+
 // Judge returns the health of one cluster and the reasons, worst first.
 func (c Cluster) Judge(v api.ClusterView, alerts []fleet.Alert) (api.Health, []string) {
 	health := api.HealthWell
@@ -73,12 +81,14 @@ func (c Cluster) Judge(v api.ClusterView, alerts []fleet.Alert) (api.Health, []s
 		case slices.Contains(broken, client.State):
 			health = api.HealthBroken
 			worst = append(worst, fmt.Sprintf("%s/%s is %s: %s -> %s", client.Cluster, name(client), client.State, client.Reason, client.Remedy))
+		case client.State == fleet.StatePending && client.Remedy != "":
+			grouped[fmt.Sprintf("%s: %s -> %s", client.State, client.Reason, client.Remedy)]++
 		case client.State == fleet.StatePending || c.late(client) || c.failed(client):
 			grouped[fmt.Sprintf("%s: %s", client.State, client.Reason)]++
 		}
 	}
 	for _, reason := range sorted(grouped) {
-		reasons = append(reasons, fmt.Sprintf("%s: %d of %d clients %s", v.Name, grouped[reason], v.Clients, reason))
+		reasons = append(reasons, fmt.Sprintf("%s: %s %s", v.Name, share(grouped[reason], v.Clients), reason))
 	}
 	if c.Agent != nil && c.Agent.BundleFailure != nil {
 		f := c.Agent.BundleFailure
