@@ -23,7 +23,7 @@ func agentCommand() *cobra.Command {
 		Short:   "Run the agent of a cluster where its clients live",
 		Long:    command.Help,
 		Example: command.Example,
-		Args:    cobra.NoArgs,
+		Args:    cli.ExactArgs(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			err := command.Run(c.Context(), o, command.Process{
 				Version: daemon.Version(), Getenv: os.Getenv, Out: c.OutOrStdout(), Log: c.ErrOrStderr(),

@@ -45,11 +45,14 @@ backups cannot read them. It is read with NATS, as a user that can write nothing
   rotor backup --data var --passphrase-file pass.txt rotor.age
   rotor backup --config backup.yaml --recipient age1... rotor.age   # an external NATS server
   rotor backup verify --identity-file key.txt rotor.age`,
-		Args: cobra.ExactArgs(1),
+		Args: cli.ExactArgs("FILE"),
 		RunE: func(c *cobra.Command, args []string) error {
 			data, err := c.Flags().GetString("data")
 			if err != nil {
 				return err
+			}
+			if !o.Key.Named() {
+				return cli.Usage(c, "name a key: --passphrase-file FILE, or --recipient age1...")
 			}
 			if includeKEK {
 				o.KeyFile = first(keyFile, filepath.Join(data, "issuer.key"))
@@ -85,8 +88,15 @@ func verifyCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "verify FILE",
 		Short: "Read all of a backup and check that it is whole",
-		Args:  cobra.ExactArgs(1),
+		Long: `Read all of a backup and check that it is whole. Nothing is written, and no server
+is needed; only what opens the file.`,
+		Example: `  rotor backup verify --identity-file key.txt rotor.age
+  rotor backup verify --passphrase-file pass.txt rotor.age`,
+		Args: cli.ExactArgs("FILE"),
 		RunE: func(c *cobra.Command, args []string) error {
+			if !k.Named() {
+				return noKey(c)
+			}
 			content, err := backup.Open(args[0], k)
 			if err != nil {
 				return err
@@ -98,6 +108,10 @@ func verifyCommand() *cobra.Command {
 	c.Flags().StringVar(&k.IdentityFile, "identity-file", "", "identity `file` of age, mode 0600")
 	keyFlags(c, &k)
 	return c
+}
+
+func noKey(c *cobra.Command) error {
+	return cli.Usage(c, "name a key: --passphrase-file FILE, or --identity-file FILE")
 }
 
 func printBackup(c *cobra.Command, file string, h backup.Header, m backup.Manifest) {
@@ -182,11 +196,19 @@ Revocations made since the backup are lost with a lost store: name them with
 nothing is signed.`,
 		Example: `  rotor restore --data var --passphrase-file pass.txt rotor.age
   rotor restore --data var --identity-file key.txt --revoke edge-07/kms rotor.age`,
-		Args: cobra.ExactArgs(1),
+		Args: cli.ExactArgs("FILE"),
 		RunE: func(c *cobra.Command, args []string) error {
 			data, err := c.Flags().GetString("data")
 			if err != nil {
 				return err
+			}
+			if !k.Named() {
+				return noKey(c)
+			}
+			for _, name := range t.Revoke {
+				if cluster, client, _ := strings.Cut(name, "/"); cluster == "" || client == "" {
+					return cli.Usage(c, "--revoke %q: write it as CLUSTER/CLIENT", name)
+				}
 			}
 			content, err := backup.Open(args[0], k)
 			if err != nil {

@@ -32,11 +32,14 @@ start; an upgrade that was reported later than the file says is kept.`,
 		Example: `  rotor up --data var --fleet var/fleet.yaml
   rotor up --data /var/lib/rotor --config /etc/rotor/rotor.yaml
   rotor up --data scratch --fleet fleet.yaml --clock-rate 86400   # a day passes in a second`,
-		Args: cobra.NoArgs,
+		Args: cli.ExactArgs(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			var err error
 			if o.Data, err = c.Flags().GetString("data"); err != nil {
 				return err
+			}
+			if c.Flags().Changed("clock-rate") && o.ClockRate < 1 {
+				return &cli.ExitError{Code: 2, Err: fmt.Errorf("--clock-rate %g: use at least 1", o.ClockRate), Hint: "see `rotor up --help`"}
 			}
 			o.Out, o.Log = c.OutOrStdout(), c.ErrOrStderr()
 			if os.Getenv("GOGC") == "" {
@@ -69,13 +72,13 @@ valid credential.`,
 		Example: `  rotor demo
   rotor demo --days 200 --clock-rate 345600 -o json
   rotor demo --days 1200 --clock-rate 1000000`,
-		Args: cobra.NoArgs,
+		Args: cli.ExactArgs(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if o.Days < 1 || o.ClockRate < 1 {
-				return &cli.ExitError{Code: 2, Err: fmt.Errorf("--days %d --clock-rate %g: both must be at least 1", o.Days, o.ClockRate)}
+				return &cli.ExitError{Code: 2, Err: fmt.Errorf("--days %d --clock-rate %g: both must be at least 1", o.Days, o.ClockRate), Hint: "see `rotor demo --help`"}
 			}
 			if output != "table" && output != "json" {
-				return &cli.ExitError{Code: 2, Err: fmt.Errorf("--output %q: use table or json", output)}
+				return &cli.ExitError{Code: 2, Err: fmt.Errorf("--output %q: use table or json", output), Hint: "see `rotor demo --help`"}
 			}
 			o.Progress = c.ErrOrStderr()
 			result, err := demo.Run(c.Context(), o)

@@ -23,8 +23,10 @@ func natsCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "nats",
 		Short: "Prepare external NATS servers: configuration with users and TLS, streams and buckets",
-		Args:  cobra.NoArgs,
-		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
+		Example: `  rotor nats config --out nats
+  rotor nats setup --config nats/deploy.yaml`,
+		Args: cli.NoSubcommand,
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(natsConfigCommand(), natsSetupCommand())
 	return c
@@ -46,7 +48,7 @@ certificate, key and CA, or have them made.`,
 		Example: `  rotor nats config --out var/nats
   rotor nats config --out nats --installed-at /etc/rotor/nats --tls-self-signed \
     --servers nats-1.example.com:4222,nats-2.example.com:4222,nats-3.example.com:4222`,
-		Args: cobra.NoArgs,
+		Args: cli.ExactArgs(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if o.Base == "" {
 				base, err := filepath.Abs(out)
@@ -94,7 +96,7 @@ key of the user deploy; rotor nats config writes one, deploy.yaml. No service
 may do this. Run it before the services start and after each upgrade of Rotor.`,
 		Example: `  rotor nats setup --config nats/deploy.yaml --dry-run
   rotor nats setup --config nats/deploy.yaml`,
-		Args: cobra.NoArgs,
+		Args: cli.ExactArgs(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if output != "table" && output != "json" {
 				return &cli.ExitError{Code: 2, Err: fmt.Errorf("--output %q: use table or json", output)}

@@ -18,14 +18,19 @@ type Key struct {
 	IdentityFile   string   // AGE-SECRET-KEY-1..., for opening; mode 0600 or stricter
 }
 
-var errNoKey = errors.New("name a key: --passphrase-file, or for a backup --recipient and for a restore --identity-file")
+var errNoKey = errors.New("no key is named")
+
+// Named reports whether there is anything to seal or to open with.
+func (k Key) Named() bool {
+	return k.PassphraseFile != "" || k.IdentityFile != "" || len(k.Recipients) > 0
+}
 
 func (k Key) recipients() ([]age.Recipient, error) {
 	var all []age.Recipient
 	for _, text := range k.Recipients {
 		r, err := age.ParseX25519Recipient(text)
 		if err != nil {
-			return nil, fmt.Errorf("recipient %q: %w", text, err)
+			return nil, fmt.Errorf("recipient %q: it is no public key of age, which begins with age1 and has 62 characters", text)
 		}
 		all = append(all, r)
 	}

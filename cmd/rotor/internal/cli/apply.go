@@ -27,7 +27,7 @@ is not in the file stays, unless --prune is given.`,
 		Example: `  rotor apply -f fleet.yaml --dry-run
   rotor apply -f fleet.yaml
   rotor sample | rotor apply -f -`,
-		Args: exactArgs(),
+		Args: ExactArgs(),
 	}
 	c.Flags().StringVarP(&file, "file", "f", "", "fleet file, - for standard input")
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "say what would change and change nothing")

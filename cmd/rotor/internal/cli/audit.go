@@ -26,7 +26,7 @@ has a chain in it, in which every entry holds the hash of the one before: an ent
 that is changed, left out or moved is found.`,
 		Example: `  rotor audit verify
   rotor audit export --file ledger.jsonl`,
-		Args: exactArgs(),
+		Args: NoSubcommand,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(a.auditVerifyCommand(), a.auditExportCommand())
@@ -45,7 +45,7 @@ It can be checked with rotor audit verify --file, or without Rotor: docs/ledger.
 has the format, docs/verify-ledger.py is a verifier of its own.`,
 		Example: `  rotor audit export --file ledger.jsonl
   rotor audit export | jq -r 'select(.action == "client.revoke") | [.time, .cluster, .client, .reason] | @tsv'`,
-		Args: exactArgs(),
+		Args: ExactArgs(),
 	}
 	c.Flags().StringVar(&file, "file", "", "where to write (default standard output)")
 	c.RunE = func(c *cobra.Command, _ []string) error {

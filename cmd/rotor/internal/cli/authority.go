@@ -15,8 +15,9 @@ import (
 // authorityCommand holds what is done about the CA and the key that signs tokens.
 func (a *app) authorityCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use:   "authority",
-		Short: "Show and rotate the CA and the token key",
+		Use:         "authority",
+		Annotations: map[string]string{listed: "rotor authority status"},
+		Short:       "Show and rotate the CA and the token key",
 		Long: `Show and rotate the CA and the key that signs tokens. Both are rotated by
 themselves; nothing here has to be typed for that.
 
@@ -26,7 +27,7 @@ is waited for is named by rotor authority status, and can be left out.`,
 		Example: `  rotor authority status
   rotor authority rotate --wait
   rotor authority rollback`,
-		Args: noSubcommand,
+		Args: NoSubcommand,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(
@@ -71,7 +72,7 @@ this command: it goes on when that is interrupted.`,
 			case request.MaxParallel < 0:
 				return usage(c, "--max-parallel %d: use 1 or more clusters, or 0 for the default", request.MaxParallel)
 			}
-			return exactArgs()(c, args)
+			return ExactArgs()(c, args)
 		},
 	}
 	flags := c.Flags()

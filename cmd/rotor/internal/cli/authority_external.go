@@ -24,7 +24,7 @@ What the root has signed is brought back with rotor authority import.`,
 		Example: `  rotor authority csr --file issuing.csr
   openssl x509 -req -in issuing.csr -copy_extensions copy -CA root.pem -CAkey root.key -days 365 -out issuing.pem
   rotor authority import --certificate issuing.pem --root root.pem`,
-		Args: exactArgs(),
+		Args: ExactArgs(),
 	}
 	c.Flags().StringVar(&file, "file", "", "where to write the request (default standard output)")
 	c.RunE = func(c *cobra.Command, _ []string) error {
@@ -62,7 +62,7 @@ behind it those between it and the root, if there are any; the root itself is gi
 apart and is what the trust bundle holds. No private key is asked for or taken.`,
 		Example: `  rotor authority import --certificate issuing.pem --root root.pem --wait
   rotor authority import --certificate issuing.pem --root root.pem --yes`,
-		Args: exactArgs(),
+		Args: ExactArgs(),
 	}
 	flags := c.Flags()
 	flags.StringVar(&certificate, "certificate", "", "file with the certificate of the CA, and those between it and the root (PEM)")

@@ -28,7 +28,7 @@ The exit code is 0 when all goes on as it should, 1 when something wants attenti
 a rotation that has halted or is held by somebody, a CA that is late, or a
 compromised one.`,
 		Example: "  rotor authority status\n  rotor authority status -o json | jq .rotation.missing",
-		Args:    exactArgs(),
+		Args:    ExactArgs(),
 	}
 	output := formatFlag(c, "table", "json")
 	c.RunE = func(c *cobra.Command, _ []string) error {

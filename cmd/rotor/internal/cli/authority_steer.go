@@ -21,7 +21,7 @@ certificate of the new one gets another; and the new one is trusted no more. It 
 refused once the old one is not trusted any more, and after rotor authority taint.`,
 		Example: `  rotor authority rollback --wait
   rotor authority rollback --token-key --yes`,
-		Args: exactArgs(),
+		Args: ExactArgs(),
 	}
 	c.Flags().BoolVar(&tokenKey, "token-key", false, "take the rotation of the token key back")
 	waitFlag(c, &wait, "wait until it is taken back")
@@ -65,7 +65,7 @@ func (a *app) authorityResumeCommand() *cobra.Command {
 What has failed is accepted: the rotation still waits for those clients before the
 old CA is retired, unless their cluster is excluded.`,
 		Example: `  rotor authority resume`,
-		Args:    exactArgs(),
+		Args:    ExactArgs(),
 	}
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		client, err := a.asking(c, true, "")
@@ -99,7 +99,7 @@ bundle by the fleet key that it has pinned, and its clients are reissued at once
 The reason is written to the ledger.`,
 		Example: `  rotor authority exclude edge-03 --reason "closed until spring"
   rotor authority exclude edge-03 --reason "closed until spring" --yes`,
-		Args:              exactArgs("CLUSTER"),
+		Args:              ExactArgs("CLUSTER"),
 		ValidArgsFunction: a.completeCluster,
 	}
 	c.Flags().StringVar(&reason, "reason", "", "why it is not waited for")
@@ -142,7 +142,7 @@ func (a *app) authorityIncludeCommand() *cobra.Command {
 		Short:             "Have a rotation of the CA wait for an excluded cluster again",
 		Long:              `Take an exclusion back: the rotation of the CA that is under way waits for the cluster again.`,
 		Example:           `  rotor authority include edge-03`,
-		Args:              exactArgs("CLUSTER"),
+		Args:              ExactArgs("CLUSTER"),
 		ValidArgsFunction: a.completeExcluded,
 	}
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -172,7 +172,7 @@ exclude leaves out those that are not waited for. After any other rotation the o
 CA is retired by itself.`,
 		Example: `  rotor authority retire
   rotor authority retire --yes`,
-		Args: exactArgs(),
+		Args: ExactArgs(),
 	}
 	yesFlag(c, &yes)
 	c.RunE = func(c *cobra.Command, _ []string) error {

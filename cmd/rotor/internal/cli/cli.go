@@ -8,15 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
-	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/rotor-fleet/rotor/shared/api"
 	"github.com/rotor-fleet/rotor/shared/daemon"
-	"github.com/rotor-fleet/rotor/shared/fleet"
 	"github.com/rotor-fleet/rotor/shared/telemetry"
 )
 
@@ -62,11 +58,6 @@ func (e *ExitError) Error() string {
 // Unwrap returns Err.
 func (e *ExitError) Unwrap() error { return e.Err }
 
-// usage is the error of a wrong command line.
-func usage(c *cobra.Command, format string, args ...any) error {
-	return &ExitError{Code: exitUsage, Err: fmt.Errorf(format, args...), Hint: fmt.Sprintf("see `%s --help`", c.CommandPath())}
-}
-
 // New returns the root command with everything below it.
 func New(o Options) *cobra.Command {
 	if o.Getenv == nil {
@@ -107,7 +98,7 @@ certificate), else by the file that ` + "`rotor up`" + ` writes to its data fold
 	flags.StringVar(&a.tokenFile, "token-file", "", "file with the admin token (default $ROTOR_TOKEN, else from the data folder)")
 	flags.StringVar(&a.caFile, "ca-file", "", "file with the CA of the API's certificate, PEM (default $ROTOR_CA_FILE, else the system's)")
 	flags.StringVar(&a.data, "data", "var", "data folder of a server on this machine")
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usage(c, "%w", err) })
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usage(c, "%w", wrongFlag(err)) })
 	root.AddCommand(
 		a.traced(a.applyCommand()), a.statusCommand(), a.getCommand(), a.traced(a.rotateCommand()), a.rotationCommand(),
 		a.traced(a.recoverCommand()), a.traced(a.revokeCommand()), a.traced(a.reinstateCommand()), a.traced(a.upgradeCommand()),
@@ -115,6 +106,8 @@ certificate), else by the file that ` + "`rotor up`" + ` writes to its data fold
 		a.joinCommand(), a.alertCommand(), a.authorityCommand(),
 	)
 	root.AddCommand(o.Extra...)
+	root.Version = o.Version // and with it the flag --version
+	root.SetVersionTemplate(versionLine(o.Version) + "\n")
 	return root
 }
 
@@ -139,11 +132,11 @@ func Execute(ctx context.Context, root *cobra.Command, args []string, s Streams)
 	root.SetIn(s.In)
 	root.SetOut(s.Out)
 	root.SetErr(s.Err)
-	err := root.ExecuteContext(ctx)
+	c, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
 	}
-	code, hint := exitFailure, hintFor(err)
+	code, hint := exitFailure, hintFor(c, err)
 	if e, ok := errors.AsType[*ExitError](err); ok {
 		if e.Err == nil {
 			return e.Code
@@ -158,37 +151,4 @@ func Execute(ctx context.Context, root *cobra.Command, args []string, s Streams)
 		_, _ = fmt.Fprintf(s.Err, "hint: %s\n", hint)
 	}
 	return code
-}
-
-// hintFor says what to do about the errors that every command can meet.
-func hintFor(err error) string {
-	p, isProblem := errors.AsType[*api.Problem](err)
-	_, isNet := errors.AsType[*net.OpError](err)
-	switch {
-	case isProblem && p.Status == 401:
-		return "the admin token is missing or wrong: set ROTOR_TOKEN, or name its file with --token-file"
-	case errors.Is(err, context.DeadlineExceeded):
-		return "the server did not answer in time: look at its log and at /readyz"
-	case distrusted(err) != "":
-		return distrusted(err)
-	case isNet:
-		return "is Rotor running there? start it with `rotor up`, or set ROTOR_URL"
-	case errors.Is(err, fleet.ErrNotFound):
-		return "see what there is with `rotor get clusters`"
-	default:
-		return ""
-	}
-}
-
-// exactArgs is cobra.ExactArgs with an error that names what is missing.
-func exactArgs(names ...string) cobra.PositionalArgs {
-	return func(c *cobra.Command, args []string) error {
-		switch {
-		case len(args) < len(names):
-			return usage(c, "%s is missing", strings.Join(names[len(args):], " "))
-		case len(args) > len(names):
-			return usage(c, "unexpected argument %q", args[len(names)])
-		}
-		return nil
-	}
 }

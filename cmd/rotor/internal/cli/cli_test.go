@@ -168,6 +168,15 @@ func TestUsageErrorsEndWithTwo(t *testing.T) {
 		"watch since":     {[]string{"watch", "--since", "1h"}, `since "1h": use all`},
 		"watch type":      {[]string{"watch", "--type", "credential.lost"}, `type "credential.lost": use cluster.registered`},
 		"watch command":   {[]string{"watch", "--type", "command.issue"}, `type "command.issue": use`},
+		"get no cluster":  {[]string{"get", "releases", "--cluster", "hq"}, "releases are of no cluster"},
+		"number":          {[]string{"rotate", "--all", "--max-parallel", "x"}, `rotor: --max-parallel "x": use a whole number` + "\n"},
+		"truth":           {[]string{"upgrade", "hq", "--wait=maybe"}, `rotor: --wait "maybe": use true or false` + "\n"},
+		"duration":        {[]string{"rotate", "hq", "--timeout", "5"}, `rotor: --timeout "5": use a duration such as 30s, 5m or 1h` + "\n"},
+		"rotate timeout":  {[]string{"rotate", "hq", "--wait", "--timeout", "0s"}, "--timeout 0s: use more than 0s"},
+		"upgrade timeout": {[]string{"upgrade", "hq", "--release", "a", "--timeout", "-5s"}, "--timeout -5s: use more than 0s"},
+		"recover timeout": {[]string{"recover", "hq", "--timeout", "0s"}, "--timeout 0s: use more than 0s"},
+		"resume timeout":  {[]string{"rotation", "resume", "r-1", "--timeout", "0s"}, "--timeout 0s: use more than 0s"},
+		"audit command":   {[]string{"audit", "check"}, `unknown command "check" for "rotor audit"`},
 		"bad url":         {[]string{"status", "--url", "localhost:8080"}, "no http:// or https:// URL"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -176,6 +185,34 @@ func TestUsageErrorsEndWithTwo(t *testing.T) {
 				t.Errorf("%+v, want %q", r, tt.want)
 			}
 		})
+	}
+}
+
+// What was not found is looked for where such things are listed.
+func TestHintsNameTheListThatHelps(t *testing.T) {
+	s := newServer(t)
+	says := func(text string) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { problem(w, 404, text) })
+	}
+	s.mux.Handle("GET /v1/rotations/r-9", says(`rotation "r-9": not found`))
+	s.mux.Handle("POST /v1/authority/rollback", says("rotation of the CA: not found: there was none"))
+	s.mux.Handle("GET /v1/clusters/hq-9", says(`cluster "hq-9": not found`))
+	for args, want := range map[string]string{
+		"rotation show r-9":        "rotor get rotations",
+		"get rotations r-9":        "rotor get rotations",
+		"authority rollback --yes": "rotor authority status",
+		"get clusters hq-9":        "rotor get clusters",
+	} {
+		if r := s.run(t, strings.Fields(args)...); r.code != 1 || !strings.HasSuffix(r.err, "\nhint: see what there is with `"+want+"`\n") {
+			t.Errorf("%s: %+v", args, r)
+		}
+	}
+}
+
+func TestVersionIsAFlagToo(t *testing.T) {
+	command, flag := runWith(t, nil, "", "version"), runWith(t, nil, "", "--version")
+	if flag.code != 0 || flag.out != command.out || flag.out == "" {
+		t.Errorf("%+v, %+v", flag, command)
 	}
 }
 

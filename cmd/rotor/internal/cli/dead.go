@@ -53,7 +53,7 @@ attention, and the alert dead-letter fires.`,
   rotor alert dead show 3f0c8a52
   rotor alert dead replay --all --consumer chat
   rotor alert dead drop 3f0c8a52`,
-		Args: noSubcommand,
+		Args: NoSubcommand,
 	}
 	f.flags(a, c)
 	c.Flags().StringVar(&f.state, "state", states[0], "only letters in this state: "+strings.Join(states, ", "))
@@ -120,7 +120,7 @@ func (a *app) deadShowCommand() *cobra.Command {
 		Short:             "Show one dead letter with what it holds",
 		Long:              `Show one dead letter with what it holds. Its first characters will do for a name.`,
 		Example:           "  rotor alert dead show 3f0c8a52\n  rotor alert dead show 3f0c8a52 -o json | jq .body",
-		Args:              exactArgs("LETTER"),
+		Args:              ExactArgs("LETTER"),
 		ValidArgsFunction: a.completeLetters,
 	}
 	output := formatFlag(c, "table", "json", "yaml")

@@ -2,10 +2,12 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -17,6 +19,8 @@ import (
 type resource struct {
 	name   string
 	states []string // values of --state; none, if empty
+	// clustered says that each is of a cluster, or about some.
+	clustered bool
 	// list reads the objects; the result is a slice that prints as JSON.
 	list func(ctx context.Context, q query) (any, error)
 	// pick reduces what list returned to the one that is named.
@@ -89,6 +93,9 @@ Lists are sorted by cluster, clients in the order in which they are rotated.`,
 			}
 			return usage(c, "state %q: use %s", q.state, orList(r.states))
 		}
+		if q.cluster != "" && !r.clustered {
+			return usage(c, "%s are of no cluster", r.name)
+		}
 		if q.client, err = a.client(); err != nil {
 			return err
 		}
@@ -99,6 +106,9 @@ Lists are sorted by cluster, clients in the order in which they are rotated.`,
 		v, err := r.list(c.Context(), q)
 		if err == nil && q.name != "" {
 			v, err = r.pick(c.Context(), q, v)
+		}
+		if errors.Is(err, fleet.ErrNotFound) && !strings.Contains(err.Error(), `cluster "`) {
+			return &ExitError{Code: exitFailure, Err: err, Hint: "see what there is with `rotor get " + r.name + "`"}
 		}
 		if err != nil {
 			return err
@@ -135,7 +145,8 @@ type kindOf[T any] struct {
 }
 
 func (k kindOf[T]) resource() resource {
-	return resource{name: k.name, states: k.states, list: k.list, pick: k.pick, print: k.print}
+	clustered := k.cluster != nil || k.keep != nil
+	return resource{name: k.name, states: k.states, clustered: clustered, list: k.list, pick: k.pick, print: k.print}
 }
 
 func (k kindOf[T]) list(ctx context.Context, q query) (any, error) {
@@ -156,17 +167,12 @@ func (k kindOf[T]) list(ctx context.Context, q query) (any, error) {
 	return items, nil
 }
 
-// of reports whether an item concerns a cluster; a kind that knows no clusters
-// is never filtered by them.
+// of reports whether an item concerns a cluster.
 func (k kindOf[T]) of(item T, cluster string) bool {
-	switch {
-	case k.cluster != nil:
-		return k.cluster(item) == cluster
-	case k.keep != nil:
+	if k.keep != nil {
 		return k.keep(item, cluster)
-	default:
-		return true
 	}
+	return k.cluster(item) == cluster
 }
 
 func (k kindOf[T]) pick(ctx context.Context, q query, list any) (any, error) {
@@ -179,7 +185,7 @@ func (k kindOf[T]) pick(ctx context.Context, q query, list any) (any, error) {
 			return item, nil
 		}
 	}
-	return nil, fmt.Errorf("%w: %s %q", fleet.ErrNotFound, k.name[:len(k.name)-1], q.name)
+	return nil, fmt.Errorf("%s %q: %w", k.name[:len(k.name)-1], q.name, fleet.ErrNotFound)
 }
 
 func (k kindOf[T]) print(w io.Writer, q query, v any) error {

@@ -32,7 +32,7 @@ place. The first one keeps its work until the second has joined.`,
 			}
 			return a.completeClusters(c, nil, word)
 		},
-		Args: exactArgs("CLUSTER"),
+		Args: ExactArgs("CLUSTER"),
 	}
 	c.Flags().BoolVar(&request.Replace, "replace", false, "the new agent takes the place of the one that the cluster has")
 	output := formatFlag(c, "table", "json", "yaml")

@@ -36,8 +36,8 @@ rotor rotate; healthy clients are left alone; revoked ones stay out.
 An agent that is there, or returns within recoveryTokenLife (1h), picks the new
 generation up by its enrolment key. For a client whose agent is lost, or that has
 none, --token makes a one-time token in place of that, which is shown once with the
-commands that redeem it. A workload cluster is refused as management-first while clients of its
-management cluster are locked out.
+commands that redeem it. A workload cluster is refused as management-first while
+clients of its management cluster are locked out.
 
 The exit code is 0 when the recovery has completed, 1 when a client failed or was
 named and is revoked, or the time was over; the recovery goes on without this
@@ -45,19 +45,22 @@ command.`,
 		Example: `  rotor recover edge-01 --wait
   rotor recover edge-01 --client kms --token
   rotor recover hq --dry-run`,
-		Args:              exactArgs("CLUSTER"),
+		Args:              ExactArgs("CLUSTER"),
 		ValidArgsFunction: a.completeClusters,
 	}
 	flags := c.Flags()
 	flags.StringSliceVar(&f.clients, "client", nil, "only this client, as kind or kind/instance; may be repeated")
 	flags.BoolVar(&f.token, "token", false, "make a one-time recovery token for each client that is not well, for what has no agent any more")
 	flags.BoolVar(&f.wait, "wait", false, "wait until the recovery has ended")
-	flags.DurationVar(&f.timeout, "timeout", 5*time.Minute, "how long to wait")
+	timeoutFlag(c, &f.timeout)
 	flags.BoolVar(&f.dryRun, "dry-run", false, "say what would be recovered and change nothing")
 	flags.StringVar(&f.key, "idempotency-key", "", "key under which the same recovery may be asked for again (default random)")
 	output := formatFlag(c, "table", "json", "yaml")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if err := output.check(c); err != nil {
+			return err
+		}
+		if err := checkTimeout(c, f.timeout); err != nil {
 			return err
 		}
 		request := api.RecoveryRequest{Token: f.token, DryRun: f.dryRun}

@@ -79,7 +79,7 @@ rotation was halted or the time was over; it goes on without this command.`,
 	flags.StringSliceVar(&f.clients, "client", nil, "only this client, as kind or kind/instance; may be repeated")
 	flags.BoolVar(&f.force, "force", false, "rotate what is not due as well")
 	flags.BoolVar(&f.wait, "wait", false, "wait until the rotation has ended")
-	flags.DurationVar(&f.timeout, "timeout", 5*time.Minute, "how long to wait")
+	timeoutFlag(c, &f.timeout)
 	flags.BoolVar(&f.dryRun, "dry-run", false, "say what would be rotated and change nothing")
 	flags.StringVar(&f.key, "idempotency-key", "", "key under which the same rotation may be asked for again (default random)")
 	flags.StringVar(&f.canary, "canary", "", "in waves: cluster that goes first (default chosen)")
@@ -90,6 +90,9 @@ rotation was halted or the time was over; it goes on without this command.`,
 	output := formatFlag(c, "table", "json", "yaml")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if err := output.check(c); err != nil {
+			return err
+		}
+		if err := checkTimeout(c, f.timeout); err != nil {
 			return err
 		}
 		request, err := f.request(c, args)

@@ -15,8 +15,9 @@ import (
 
 func (a *app) rotationCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use:   "rotation",
-		Short: "Look at a rotation, and let it go on, leave clusters out, or end it",
+		Use:         "rotation",
+		Annotations: map[string]string{listed: "rotor get rotations"},
+		Short:       "Look at a rotation, and let it go on, leave clusters out, or end it",
 		Long: `Look at a rotation, and say how it goes on. A rotation in waves halts when too many
 clients have failed: what has not begun waits until an operator resumes it. Nothing
 of what was rotated is taken back: there is no way back to the credentials before.
@@ -44,7 +45,7 @@ func (a *app) rotationShow() *cobra.Command {
 has come, who is left out, and, of one that was halted, why and what to do.`,
 		Example: `  rotor rotation show ID
   rotor rotation show ID -o json`,
-		Args: exactArgs("ID"), ValidArgsFunction: a.completeRotations,
+		Args: ExactArgs("ID"), ValidArgsFunction: a.completeRotations,
 	}
 	output := formatFlag(c, "table", "json", "yaml")
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -75,13 +76,16 @@ against the limit, and the rotation ends as failed. With --retry they are tried
 again instead.`,
 		Example: `  rotor rotation resume ID --wait
   rotor rotation resume ID --retry`,
-		Args: exactArgs("ID"), ValidArgsFunction: a.completeRotations,
+		Args: ExactArgs("ID"), ValidArgsFunction: a.completeRotations,
 	}
 	c.Flags().BoolVar(&retry, "retry", false, "try what has failed again")
 	c.Flags().BoolVar(&wait, "wait", false, "wait until the rotation has ended")
-	c.Flags().DurationVar(&timeout, "timeout", 5*time.Minute, "how long to wait")
+	timeoutFlag(c, &timeout)
 	output := formatFlag(c, "table", "json", "yaml")
 	c.RunE = func(c *cobra.Command, args []string) error {
+		if err := checkTimeout(c, timeout); err != nil {
+			return err
+		}
 		client, err := a.steering(c, output)
 		if err != nil {
 			return err
@@ -113,7 +117,7 @@ func (a *app) rotationExclude() *cobra.Command {
 in it counts no more. What was rotated in it stays so. A halted rotation has to be
 resumed all the same.`,
 		Example: `  rotor rotation exclude ID edge-07 --reason "it moves house"`,
-		Args:    exactArgs("ID", "CLUSTER"), ValidArgsFunction: a.completeRotations,
+		Args:    ExactArgs("ID", "CLUSTER"), ValidArgsFunction: a.completeRotations,
 	}
 	c.Flags().StringVar(&reason, "reason", "", "why; it is written down")
 	output := formatFlag(c, "table", "json", "yaml")
@@ -145,7 +149,7 @@ func (a *app) rotationInclude() *cobra.Command {
 		Long: `Take an exclusion from a rotation back: the turn of the cluster comes as if it had
 not been left out.`,
 		Example: `  rotor rotation include ID edge-07`,
-		Args:    exactArgs("ID", "CLUSTER"), ValidArgsFunction: a.completeRotations,
+		Args:    ExactArgs("ID", "CLUSTER"), ValidArgsFunction: a.completeRotations,
 	}
 	output := formatFlag(c, "table", "json", "yaml")
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -175,7 +179,7 @@ func (a *app) rotationCancel() *cobra.Command {
 		Long: `End a rotation: nothing more begins. What was issued goes on to its proof, and what
 was rotated stays so.`,
 		Example: `  rotor rotation cancel ID --reason "the wrong day"`,
-		Args:    exactArgs("ID"), ValidArgsFunction: a.completeRotations,
+		Args:    ExactArgs("ID"), ValidArgsFunction: a.completeRotations,
 	}
 	c.Flags().StringVar(&reason, "reason", "", "why; it is written down")
 	output := formatFlag(c, "table", "json", "yaml")

@@ -138,11 +138,12 @@ func TestGetTables(t *testing.T) {
 	}
 	golden(t, "get", all.String())
 	for args, want := range map[string]string{
-		"get clients edge-01/kva": `rotor: not found: client "edge-01/kva"`,
-		"get releases 1.0":        `rotor: not found: release "1.0"`,
-		"get alerts 0123":         `rotor: not found: alert "0123"`, // too short to be meant
+		"get clients edge-01/kva": `rotor: client "edge-01/kva": not found`,
+		"get releases 1.0":        `rotor: release "1.0": not found`,
+		"get alerts 0123":         `rotor: alert "0123": not found`, // too short to be meant
 	} {
-		if r := s.run(t, strings.Fields(args)...); r.code != 1 || !strings.HasPrefix(r.err, want) {
+		hint := "\nhint: see what there is with `rotor get " + strings.Fields(args)[1] + "`\n"
+		if r := s.run(t, strings.Fields(args)...); r.code != 1 || r.err != want+hint {
 			t.Errorf("%s: %+v", args, r)
 		}
 	}

@@ -33,7 +33,7 @@ they expire: take the client's rights away there as well.
 The reasons are those of RFC 5280, 5.3.1: ` + orList(reasons()) + `.`,
 		Example: `  rotor revoke edge-01/kms --reason key-compromise
   rotor revoke hq/node-agent/host-1 --reason cessation-of-operation --yes`,
-		Args:              exactArgs("CLUSTER/CLIENT"),
+		Args:              ExactArgs("CLUSTER/CLIENT"),
 		ValidArgsFunction: a.completeClients,
 	}
 	flags := c.Flags()
@@ -72,7 +72,7 @@ func (a *app) reinstateCommand() *cobra.Command {
 that its agent makes from now on. What it had before stays revoked for good, and
 its certificates stay on the CRL until they expire.`,
 		Example:           `  rotor reinstate edge-01/kms`,
-		Args:              exactArgs("CLUSTER/CLIENT"),
+		Args:              ExactArgs("CLUSTER/CLIENT"),
 		ValidArgsFunction: a.completeClients,
 	}
 	c.Flags().StringVar(&key, "idempotency-key", "", "key under which the same request may be made again (default random)")

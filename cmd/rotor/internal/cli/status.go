@@ -24,7 +24,7 @@ is wrong and what to do about it.
 The exit code is 0 when all is well, 1 when something wants attention, 2 when
 something is broken.`,
 		Example: "  rotor status\n  rotor status -o json | jq '.clusters[].window'",
-		Args:    exactArgs(),
+		Args:    ExactArgs(),
 	}
 	output := formatFlag(c, "table", "json", "yaml")
 	c.RunE = func(c *cobra.Command, _ []string) error {

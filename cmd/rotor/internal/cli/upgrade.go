@@ -36,16 +36,19 @@ The command waits for the rotation that follows and prints a line for each clien
 			}
 			return a.completeClusters(c, nil, word)
 		},
-		Args: exactArgs("CLUSTER"),
+		Args: ExactArgs("CLUSTER"),
 	}
 	flags := c.Flags()
 	flags.StringVar(&request.Release, "release", "", "release that the cluster runs now")
 	flags.StringVar(&at, "at", "", "when the upgrade was completed, as 2026-08-20 or 2026-08-20T06:30:00Z (default now)")
 	flags.BoolVar(&wait, "wait", true, "wait until the credentials are rotated")
-	flags.DurationVar(&timeout, "timeout", 5*time.Minute, "how long to wait")
+	timeoutFlag(c, &timeout)
 	output := formatFlag(c, "table", "json", "yaml")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if err := output.check(c); err != nil {
+			return err
+		}
+		if err := checkTimeout(c, timeout); err != nil {
 			return err
 		}
 		if request.Release == "" {

@@ -35,7 +35,7 @@ server names, or of an export the one that has signed it: give the pin that agen
 have, --fleet-key, to believe neither.`,
 		Example: `  rotor audit verify
   rotor audit verify --file ledger.jsonl --fleet-key sha256:4b1d...`,
-		Args: exactArgs(),
+		Args: ExactArgs(),
 	}
 	c.Flags().StringVar(&file, "file", "", "an export to check; no server is asked")
 	c.Flags().StringVar(&fleetKey, "fleet-key", "", "pin of the fleet key, sha256:<hex>, as agents have it")

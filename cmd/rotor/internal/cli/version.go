@@ -19,7 +19,7 @@ func (a *app) versionCommand() *cobra.Command {
 		Short:   "Print the version of this program",
 		Long:    "Print the version of this program, of the Go that built it, and what it was built for.",
 		Example: "  rotor version\n  rotor version -o json",
-		Args:    exactArgs(),
+		Args:    ExactArgs(),
 	}
 	output := formatFlag(c, "text", "json", "yaml")
 	c.RunE = func(c *cobra.Command, _ []string) error {
@@ -34,10 +34,15 @@ func (a *app) versionCommand() *cobra.Command {
 		if done, err := output.document(c.OutOrStdout(), build); done {
 			return err
 		}
-		_, err := fmt.Fprintf(c.OutOrStdout(), "rotor %s (%s, %s)\n", build.Version, build.Go, build.Platform)
+		_, err := fmt.Fprintln(c.OutOrStdout(), versionLine(a.Version))
 		return err
 	}
 	return c
+}
+
+// versionLine is what the command and the flag of the root say.
+func versionLine(version string) string {
+	return fmt.Sprintf("rotor %s (%s, %s/%s)", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
 func sampleCommand() *cobra.Command {
@@ -50,7 +55,7 @@ func sampleCommand() *cobra.Command {
 cluster, three workload clusters, and three releases, of which edge-03 has missed
 one for longer than its update window.`,
 		Example: "  rotor sample > fleet.yaml\n  rotor sample -o fleet.yaml",
-		Args:    exactArgs(),
+		Args:    ExactArgs(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			// The dates must be those of the people who read them: no clock but the machine's.
 			raw := fleetfile.Sample(clock.Wall())

@@ -29,7 +29,7 @@ made again and goes on behind the last event that was seen.`,
 		Example: `  rotor watch
   rotor watch --cluster edge-01 --type credential.proven
   rotor watch --since all -o json`,
-		Args: exactArgs(),
+		Args: ExactArgs(),
 	}
 	flags := c.Flags()
 	flags.StringVar(&cluster, "cluster", "", "only of this cluster")

@@ -299,13 +299,22 @@ func (r *running) announce(ctx context.Context) error {
 		cli.PrintPlan(out, plan)
 		_, _ = fmt.Fprintln(out)
 	}
-	_, _ = fmt.Fprintln(out, "In another terminal: bin/rotor status, bin/rotor get clients, bin/rotor watch. Ctrl-C ends it.")
+	_, _ = fmt.Fprintf(out, "In another terminal: bin/rotor status%[1]s, bin/rotor get clients%[1]s, bin/rotor watch%[1]s. Ctrl-C ends it.\n", dataFlag(r.options.Data))
 	if r.options.Ready != nil {
 		defer r.stop()
 		return r.options.Ready(ctx, Running{Client: client, Clock: r.process.Clock})
 	}
 	<-ctx.Done()
 	return nil
+}
+
+// dataFlag is what a command has to be told to find this server; nothing for the
+// folder in which it looks by itself.
+func dataFlag(data string) string {
+	if filepath.Clean(data) == "var" {
+		return ""
+	}
+	return " --data " + data
 }
 
 func (r *running) waitReady(ctx context.Context) error {
