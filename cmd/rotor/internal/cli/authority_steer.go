@@ -211,8 +211,13 @@ func steer(c *cobra.Command, want course, call func(context.Context) (fleet.Roll
 	if err != nil || want.done(&r) {
 		return r, err
 	}
-	return r, &ExitError{
-		Code: exitFailure, Err: fmt.Errorf("%s was asked for and is not in effect yet: the scheduler has not answered", want.what),
+	return r, notInEffect(want.what)
+}
+
+// notInEffect says that the scheduler has not answered yet.
+func notInEffect(what string) error {
+	return &ExitError{
+		Code: exitFailure, Err: fmt.Errorf("%s was asked for and is not in effect yet: the scheduler has not answered", what),
 		Hint: "it happens as soon as a scheduler runs; to ask again does no harm",
 	}
 }

@@ -163,6 +163,9 @@ func (a *app) taint(c *cobra.Command, client *api.Client, ca *fleet.CA, wait boo
 	if wait {
 		return a.awaitRollout(c, client, &rolloutFollower{kind: fleet.RolloutCA, id: r.ID, taint: ca.ID})
 	}
+	if !r.Tainted(ca.ID) {
+		return notInEffect("the taint of CA " + short(ca.ID))
+	}
 	_, err = fmt.Fprintln(c.OutOrStdout(), printableLines(taintText(&r, ca)+"\nfollow it with: rotor authority status"))
 	return err
 }

@@ -190,7 +190,9 @@ func TestAuthorityAsks(t *testing.T) {
 			glance.Authority = authorityOf(t).AuthorityView
 			s.mux.Handle("GET /v1/status", answer(glance))
 			s.mux.Handle("GET /v1/authority", answer(authorityOf(t)))
-			s.mux.Handle("POST /v1/authority/rotations", write(rollout(fleet.RolloutPrepare)))
+			s.mux.Handle("POST /v1/authority/rotations", write(changed(rollout(fleet.RolloutPrepare), func(r *fleet.Rollout) {
+				r.Compromised = []string{"0123456789abcdef", "fedcba9876543210"}
+			})))
 			s.mux.Handle("POST /v1/authority/rotations/ca/rollback", write(rollout(fleet.RolloutPrepare, fleet.RolloutRollback)))
 			s.mux.Handle("POST /v1/authority/rotations/ca/exclusions", write(changed(rollout(fleet.RolloutTrusted), func(r *fleet.Rollout) {
 				r.Excluded = map[string]fleet.Exclusion{"edge-01": {}}
@@ -238,6 +240,12 @@ func TestAuthorityCourses(t *testing.T) {
 		problem(w, 409, "a rotation of the CA is under way")
 	})
 	if r := s.run(t, "authority", "rotate", "--yes", "--wait"); r.code != 1 || !strings.Contains(r.err, "rotor: a rotation of the CA is under way") {
+		t.Errorf("%+v", r)
+	}
+	unheard := newServer(t)
+	unheard.mux.Handle("GET /v1/authority", answer(authorityOf(t)))
+	unheard.mux.Handle("POST /v1/authority/rotations", answer(rollout(fleet.RolloutPrepare)))
+	if r := unheard.run(t, "authority", "taint", "3", "--yes"); r.code != 1 || r.out != "" || !strings.Contains(r.err, "the taint of CA 0123456789ab was asked for and is not in effect yet") {
 		t.Errorf("%+v", r)
 	}
 	for _, args := range [][]string{{"rotate", "--token-key", "--canary", "hq"}, {"rotate", "--max-parallel", "-1"}, {"exclude"}, {"import"}, {"whatever"}, {"rotate", "hq"}} {
