@@ -6,6 +6,7 @@ import (
 
 	"github.com/rotor-fleet/rotor/services/scheduler/internal/plan"
 	"github.com/rotor-fleet/rotor/services/scheduler/internal/rollout"
+	"github.com/rotor-fleet/rotor/shared/clock"
 	"github.com/rotor-fleet/rotor/shared/fleet"
 	"github.com/rotor-fleet/rotor/shared/kv"
 )
@@ -62,6 +63,7 @@ type standings struct {
 	mu    sync.Mutex
 	about rollout.About
 	of    map[string]rollout.Standing
+	lacks map[string]time.Time // clusters of which there is none, since when on the machine's time
 }
 
 // turn says what standings are about from now on, and reports whether every
@@ -73,7 +75,7 @@ func (s *standings) turn(about rollout.About) bool {
 		return false
 	}
 	s.about = about
-	s.of = map[string]rollout.Standing{}
+	s.of, s.lacks = map[string]rollout.Standing{}, map[string]time.Time{}
 	return about.Rollout != ""
 }
 
@@ -86,6 +88,7 @@ func (s *standings) set(about rollout.About, name string, now rollout.Standing) 
 	}
 	before, ok := s.of[name]
 	s.of[name] = now
+	delete(s.lacks, name)
 	return !ok || !before.Equal(now)
 }
 
@@ -95,7 +98,22 @@ func (s *standings) drop(name string) bool {
 	defer s.mu.Unlock()
 	_, ok := s.of[name]
 	delete(s.of, name)
+	delete(s.lacks, name)
 	return ok
+}
+
+// lacking reports whether there is none of a cluster, and whether that has been so
+// for longer than it takes to look at it. The caller holds the lock.
+func (s *standings) lacking(name string) (lacks, unseen bool) {
+	if _, ok := s.of[name]; ok {
+		return false, false
+	}
+	since, known := s.lacks[name]
+	if !known {
+		since = clock.Wall()
+		s.lacks[name] = since
+	}
+	return true, clock.Wall().Sub(since) >= unseenAfter
 }
 
 // lives are the lives that the policies of clusters set, as far as the documents
@@ -114,7 +132,7 @@ type life struct {
 // longestLife returns the longest life of a certificate or a token that the policy
 // of the fleet or of a cluster gives. Documents that have not changed are not
 // decoded again.
-func (l *leader) longestLife(settings fleet.Settings) (time.Duration, error) {
+func (l *leader) longestLife(settings fleet.Settings) time.Duration {
 	known := &l.memory.course.lives
 	if version := l.state.declared.Load(); version != known.version || len(known.of) == 0 {
 		of := make(map[string]life, len(known.of))
@@ -122,18 +140,18 @@ func (l *leader) longestLife(settings fleet.Settings) (time.Duration, error) {
 		for _, e := range l.state.clusters.All() {
 			one, ok := known.of[e.Key]
 			if !ok || one.revision != e.Revision {
-				d, err := e.Value.open()
-				if err != nil {
-					return 0, err
+				// What cannot be read holds up nothing here: the look at that cluster
+				// says so, and a compromised CA is replaced all the same.
+				if d, err := e.Value.open(); err == nil {
+					one = life{e.Revision, d.cluster.Policy.LongestLife()}
 				}
-				one = life{e.Revision, d.cluster.Policy.LongestLife()}
 			}
 			of[e.Key] = one
 			known.longest = max(known.longest, one.longest)
 		}
 		known.of, known.version = of, version
 	}
-	return max(known.longest, settings.Policy.Over(fleet.DefaultPolicy()).LongestLife()), nil
+	return max(known.longest, settings.Policy.Over(fleet.DefaultPolicy()).LongestLife())
 }
 
 // stands notes how a cluster stands to the rotation of the CA, if there is one.

@@ -116,9 +116,18 @@ func (l *leader) rolloutInput(kind fleet.RolloutKind) (rollout.Input, error) {
 		return in, fmt.Errorf("read settings: %w", err)
 	}
 	if kind == fleet.RolloutCA {
-		in.Leaf, err = l.longestLife(in.Settings)
+		in.Leaf = l.longestLife(in.Settings)
 	}
 	return in, err
+}
+
+// unseenAfter is after how long a cluster is named that nobody has looked at, as
+// its documents cannot be read, on the machine's time.
+const unseenAfter = time.Minute
+
+func excluded(r *fleet.Rollout, cluster string) bool {
+	_, ok := r.Excluded[cluster]
+	return ok
 }
 
 // decideRollout decides with the standings as they are: none is changed meanwhile.
@@ -129,9 +138,13 @@ func (l *leader) decideRollout(in rollout.Input) rollout.Decision {
 	if in.Kind == fleet.RolloutCA && s.about.Rollout != "" {
 		in.Standings, in.Complete = s.of, true
 		for _, name := range l.state.clusters.Keys() {
-			if _, ok := s.of[name]; !ok && name != fleet.SettingsKey {
-				in.Complete = false
-				break
+			if name == fleet.SettingsKey || in.Rollout != nil && excluded(in.Rollout, name) {
+				continue
+			}
+			lacks, unseen := s.lacking(name)
+			in.Complete = in.Complete && !lacks
+			if unseen {
+				in.Unseen = append(in.Unseen, name)
 			}
 		}
 	}

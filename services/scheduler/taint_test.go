@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/rotor-fleet/rotor/services/scheduler"
+	"github.com/rotor-fleet/rotor/shared/bus"
 	"github.com/rotor-fleet/rotor/shared/bustest"
 	"github.com/rotor-fleet/rotor/shared/clock"
 	"github.com/rotor-fleet/rotor/shared/event"
@@ -90,4 +91,18 @@ func TestTheNewCAIsStolenInTheMiddle(t *testing.T) {
 	if ended.Rollout != "r1" || ended.ReplacedBy != "taint-ca-2" {
 		t.Errorf("told of the first: %+v", ended)
 	}
+}
+
+// A cluster whose document cannot be read holds up no emergency.
+func TestATaintAndADocumentThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	a := ruled(t, clock.Real(), 10*fleet.Day, "edge-01")
+	if _, err := opened[string](a.world, bus.Clusters).Create(t.Context(), "edge-09", "no cluster"); err != nil {
+		t.Fatal(err)
+	}
+	a.schedule(scheduler.Config{})
+	a.expectIssuer("ca-1", "edge-01")
+	a.advance(taintOf("ca-1"))
+	a.expectIssuer("ca-2", "edge-01")
+	a.expectPhases("ca-1 outgoing", "ca-2 active")
 }

@@ -100,6 +100,12 @@ func (e *evaluation) count(of func(name string, s *Standing) (concerned bool, la
 			missing = missing[:fleet.MaxLaggards]
 		}
 	}
+	for _, name := range e.Unseen {
+		if _, excluded := e.r.Excluded[name]; !excluded {
+			e.r.Total, e.r.MissingCount = e.r.Total+1, e.r.MissingCount+1
+			missing = append(missing, fleet.Laggard{Cluster: name, Since: e.r.Since(), Why: "the scheduler cannot look at it: its log says why"})
+		}
+	}
 	slices.SortFunc(missing, longest)
 	e.r.Missing = missing[:min(len(missing), fleet.MaxLaggards)]
 }

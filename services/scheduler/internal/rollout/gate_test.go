@@ -339,3 +339,34 @@ func TestANewLeaderForgetsNothing(t *testing.T) {
 		t.Errorf("halted: %q", r.Halted)
 	}
 }
+
+// A cluster that cannot be looked at, as its documents cannot be read, keeps the
+// last gate closed and is named; the others are reissued all the same, and it can be
+// left out.
+func TestAClusterThatCannotBeLookedAt(t *testing.T) {
+	w := begun(t, fleet.RolloutReissued, "edge-01")
+	unseen := func() Input {
+		in := w.input(fleet.RolloutCA)
+		in.Complete, in.Unseen = false, []string{"edge-09"}
+		return in
+	}
+	d := Decide(unseen())
+	if d.Reissue == nil || d.Rollout == nil || d.Rollout.MissingCount != 3 || d.Rollout.Total != 2 {
+		t.Fatalf("decision %+v, rollout %+v", d, d.Rollout)
+	}
+	if !slices.ContainsFunc(d.Rollout.Missing, func(l fleet.Laggard) bool { return l.Cluster == "edge-09" && l.Client == nil }) {
+		t.Errorf("missing %+v", d.Rollout.Missing)
+	}
+	w.step(fleet.RolloutCA)
+	if d := Decide(unseen()); d.Rollout == nil || d.Rollout.Phase != fleet.RolloutReissued || d.Rollout.MissingCount != 1 {
+		t.Errorf("the gate: %+v", d.Rollout)
+	}
+	r := *w.rollouts[fleet.RolloutCA]
+	r.Excluded = map[string]fleet.Exclusion{"edge-09": {Reason: "cannot be read"}}
+	w.rollouts[fleet.RolloutCA] = &r
+	in := w.input(fleet.RolloutCA)
+	in.Unseen = []string{"edge-09"}
+	if d := Decide(in); d.Rollout != nil && d.Rollout.MissingCount > 0 {
+		t.Errorf("excluded: %+v", d.Rollout)
+	}
+}

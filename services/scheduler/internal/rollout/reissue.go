@@ -31,7 +31,7 @@ func ReissueID(r *fleet.Rollout) string {
 // copies what keeps it from going on. reachable names the clusters with clients
 // that a rotation reaches.
 func (e *evaluation) reissue(reachable map[string]bool) {
-	if !e.Complete { // a new leader has not looked at all of them: nothing is known to have changed
+	if !e.Complete && len(e.Unseen) == 0 { // a new leader has not looked at all of them: nothing is known to have changed
 		e.r.Halted = e.Rollout.Halted
 		return
 	}

@@ -30,7 +30,8 @@ type Input struct {
 	Settings  fleet.Settings
 	Leaf      time.Duration       // the longest life of a certificate or token that any policy gives
 	Standings map[string]Standing // of each cluster, about this rollout
-	Complete  bool                // no cluster of the fleet lacks its standing
+	Complete  bool                // no cluster of the fleet that is waited for lacks its standing
+	Unseen    []string            // of those that lack it, the ones for which it should be there by now
 	Reissue   *fleet.Rotation     // the rotation that Rollout.Reissue names, nil if there is none
 	Told      Told
 	Heard     time.Duration // how recent the last call of an agent must be, on the clock of the fleet
