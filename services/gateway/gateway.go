@@ -94,11 +94,15 @@ func Run(ctx context.Context, env daemon.Env, c Config) error {
 	})
 	guard := auth.NewGuard(token, rest.OpenPaths()...)
 	guard.Open(api.PathLogin, api.PathRecover)
-	apiServer := server(env.Log, m.count("api", guard.Wrap(traced(env.Tracer, apiRoutes(operator, programs, public, env.Ops)), refuse)))
+	// What is signed, or tells of the gateway itself, is good also when it is old.
+	free := func(r *http.Request) bool {
+		return r.Method != http.MethodPost && (guard.IsOpen(r) || r.URL.Path == "/metrics")
+	}
+	apiServer := server(env.Log, m.count("api", guard.Wrap(traced(env.Tracer, inTouch(s, free, apiRoutes(operator, programs, public, env.Ops))), refuse)))
 	if certificate != nil {
 		apiServer.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certificate.Certificate}
 	}
-	agentServer := server(env.Log, m.count("agents", traced(env.Tracer, notCanary(agentRoutes(service, programs, public, env.Ops)))))
+	agentServer := server(env.Log, m.count("agents", traced(env.Tracer, notCanary(inTouch(s, free, agentRoutes(service, programs, public, env.Ops))))))
 	agentServer.TLSConfig = &tls.Config{
 		MinVersion: tls.VersionTLS13, ClientAuth: tls.RequestClientCert, GetCertificate: servercert.ByName(keeper, canary), Time: env.Clock.Now,
 		// A resumed session would skip the look at the certificate.

@@ -43,8 +43,9 @@ type issuer struct {
 	programs programs
 	csr      atomic.Pointer[[]byte] // of the CA to come, once it is asked for
 
-	signer   atomic.Pointer[testCA] // signs instead of ca; nil before a rotation
-	incoming atomic.Pointer[testCA] // signs canaries; nil while there is none, or it does not answer
+	signer   atomic.Pointer[testCA]        // signs instead of ca; nil before a rotation
+	busy     atomic.Pointer[chan struct{}] // certifies nobody until it is closed; nil for well
+	incoming atomic.Pointer[testCA]        // signs canaries; nil while there is none, or it does not answer
 }
 
 // testCA is a CA of another number.
@@ -136,6 +137,9 @@ func (i *issuer) certify(ctx context.Context, bundles *kv.Bucket[fleet.Bundles],
 	command, err := event.Certify.Decode(e)
 	if err != nil {
 		return err
+	}
+	if busy := i.busy.Load(); busy != nil {
+		<-*busy
 	}
 	by, of := i.signer.Load(), command.CA
 	if by == nil {

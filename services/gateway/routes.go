@@ -7,6 +7,7 @@ import (
 	"github.com/rotor-fleet/rotor/services/gateway/internal/rest"
 	"github.com/rotor-fleet/rotor/services/gateway/internal/servercert"
 	"github.com/rotor-fleet/rotor/services/gateway/internal/signin"
+	"github.com/rotor-fleet/rotor/services/gateway/internal/state"
 )
 
 // apiRoutes serves operators and programs. Who may pass is settled before.
@@ -40,6 +41,24 @@ func notCanary(next http.Handler) http.Handler {
 				rest.WriteProblem(w, http.StatusMisdirectedRequest, "this is the canary of a CA: it serves a handshake and nothing else; call the server by its own name")
 				return
 			}
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// inTouch answers 503 while the copies of the gateway may be out of date, but to what
+// is free: what it would say may be wrong, and another gateway may be well. An agent
+// that stayed here would not hear of its next credentials.
+func inTouch(s *state.State, free func(*http.Request) bool, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if free(r) {
+			next.ServeHTTP(w, r)
+			return
+		}
+		if why := s.InTouch(r.Context()); why != "" {
+			w.Header().Set("Retry-After", "2")
+			rest.WriteProblem(w, http.StatusServiceUnavailable, "this gateway does not know the present state of the fleet: "+why+"; ask another, or try again")
+			return
 		}
 		next.ServeHTTP(w, r)
 	})

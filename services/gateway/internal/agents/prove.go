@@ -3,7 +3,6 @@ package agents
 import (
 	"context"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/http"
@@ -13,6 +12,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/rotor-fleet/rotor/services/gateway/internal/auth"
+	"github.com/rotor-fleet/rotor/services/gateway/internal/chain"
 	"github.com/rotor-fleet/rotor/services/gateway/internal/token"
 	"github.com/rotor-fleet/rotor/shared/api"
 	"github.com/rotor-fleet/rotor/shared/bus"
@@ -62,37 +62,25 @@ func (s *Service) prove(ctx context.Context, c *caller, authorization string) (a
 }
 
 // verifyChain checks a client certificate against the trust bundle, at now.
-func verifyChain(chain []*x509.Certificate, authority fleet.Authority, now time.Time) error {
+func verifyChain(shown []*x509.Certificate, authority fleet.Authority, now time.Time) error {
 	roots, err := trust.Bundle{Version: authority.Bundle.Version, Certificates: authority.Bundle.Certificates}.Pool()
 	if err != nil {
 		return err
 	}
 	intermediates := x509.NewCertPool()
-	for _, c := range chain[1:] {
+	for _, c := range shown[1:] {
 		intermediates.AddCert(c)
 	}
-	_, err = chain[0].Verify(x509.VerifyOptions{
+	_, err = shown[0].Verify(x509.VerifyOptions{
 		Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
 	if err != nil {
 		return fmt.Errorf("certificate: %w", err)
 	}
-	// An offline root may have signed other CAs than ours, and a bridge of before may
-	// still lead to one that is retired.
-	if !slices.ContainsFunc(authority.CAs, func(c fleet.CA) bool { return c.Phase != fleet.PhaseRetired && signs(c, chain[0]) }) {
+	if !chain.Trusted(&authority, shown[0]) {
 		return errors.New("certificate: no CA of this fleet that is trusted now has signed it")
 	}
 	return nil
-}
-
-// signs reports whether a CA has signed a certificate.
-func signs(ca fleet.CA, leaf *x509.Certificate) bool {
-	block, _ := pem.Decode(ca.Certificate)
-	if block == nil {
-		return false
-	}
-	issuer, err := x509.ParseCertificate(block.Bytes)
-	return err == nil && leaf.CheckSignatureFrom(issuer) == nil
 }
 
 // pair is what a call has shown.

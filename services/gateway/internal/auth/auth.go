@@ -88,9 +88,9 @@ func (g *Guard) Open(paths ...string) {
 	}
 }
 
-// isOpen reports whether a request needs no token: its path is one of those, or
+// IsOpen reports whether a request needs no token: its path is one of those, or
 // below one that ends in a slash.
-func (g *Guard) isOpen(r *http.Request) bool {
+func (g *Guard) IsOpen(r *http.Request) bool {
 	path := r.URL.Path
 	return g.open[r.Method+" "+path] || g.open[r.Method+" "+path[:strings.LastIndexByte(path, '/')+1]]
 }
@@ -99,7 +99,7 @@ func (g *Guard) isOpen(r *http.Request) bool {
 // writes the answer.
 func (g *Guard) Wrap(next http.Handler, refuse func(w http.ResponseWriter, r *http.Request, detail string)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if g.isOpen(r) {
+		if g.IsOpen(r) {
 			next.ServeHTTP(w, r)
 			return
 		}

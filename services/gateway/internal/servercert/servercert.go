@@ -22,6 +22,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/rotor-fleet/rotor/services/gateway/internal/chain"
 	"github.com/rotor-fleet/rotor/services/gateway/internal/state"
 	"github.com/rotor-fleet/rotor/shared/bus"
 	"github.com/rotor-fleet/rotor/shared/clock"
@@ -43,7 +44,8 @@ type Keeper struct {
 	Canary bool
 
 	current atomic.Pointer[tls.Certificate]
-	issued  []byte // PEM, as the issuer has answered; of Run alone
+	judged  atomic.Pointer[judgement] // of it; a copy of what can be found out again
+	issued  []byte                    // PEM, as the issuer has answered; of Run alone
 }
 
 // Env is what a Keeper works with.
@@ -72,10 +74,14 @@ const condition = "server-certificate"
 
 // Certificate is for tls.Config.GetCertificate.
 func (k *Keeper) Certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	if c := k.current.Load(); c != nil {
-		return c, nil
+	c := k.current.Load()
+	if c == nil {
+		return nil, errors.New("the issuer has not signed the server certificate yet")
 	}
-	return nil, errors.New("the issuer has not signed the server certificate yet")
+	if !k.trusted(c) {
+		return nil, errDistrusted
+	}
+	return c, nil
 }
 
 // Prepare says what is waited for.
@@ -89,6 +95,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	for attempt := 1; ctx.Err() == nil; {
 		moved := k.Env.State.Work.Wait(authorityMoves)
 		k.bridge()
+		k.show()
 		o, wanted := k.order()
 		if !wanted {
 			k.drop()
@@ -142,12 +149,8 @@ func (k *Keeper) due(o order) time.Duration {
 		return 0
 	}
 	authority, _ := k.Env.State.TheAuthority()
-	if ca := authority.ActiveCA(); ca != nil && o.ca == "" {
-		if block, _ := pem.Decode(ca.Certificate); block != nil {
-			if issuer, err := x509.ParseCertificate(block.Bytes); err == nil && c.Leaf.CheckSignatureFrom(issuer) != nil {
-				return 0
-			}
-		}
+	if ca := authority.ActiveCA(); ca != nil && o.ca == "" && !chain.Signed(ca, c.Leaf) {
+		return 0
 	}
 	life := c.Leaf.NotAfter.Sub(c.Leaf.NotBefore)
 	return k.Env.Clock.Until(c.Leaf.NotBefore.Add(life / 3 * 2))
@@ -181,16 +184,15 @@ func (k *Keeper) ask(ctx context.Context, o order, attempt int) error {
 	timer := time.NewTimer(min(patience*time.Duration(attempt), time.Minute))
 	defer timer.Stop()
 	for {
-		answered := k.Env.State.Work.Wait(k.Key)
+		answered := k.Env.State.Work.Wait(k.Key) // and changes of the authority
+		k.show()
 		if now, wanted := k.order(); !wanted || now.ca != o.ca {
 			return errMoved
 		}
 		c, err := k.answer(ctx, o, key, thumbprint)
 		if err == nil {
 			k.current.Store(c)
-			if !k.Canary {
-				k.Env.Health.Met(condition)
-			}
+			k.show()
 			k.Env.Log.Info("server certificate received", "canaryOf", o.ca, "serial", identity.Serial(c.Leaf), "notAfter", c.Leaf.NotAfter)
 			return nil
 		}

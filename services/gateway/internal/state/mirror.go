@@ -2,6 +2,7 @@ package state
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -16,9 +17,10 @@ type Mirror[T any] struct {
 	*kv.Mirror[T]
 	Bucket *kv.Bucket[T]
 
-	name  string
-	seen  atomic.Uint64
-	moved Signal
+	name    string
+	seen    atomic.Uint64
+	moved   Signal
+	current chan struct{} // closed when it has had all of the bucket
 }
 
 func open[T any](ctx context.Context, nc *nats.Conn, name string) (*Mirror[T], error) {
@@ -26,12 +28,13 @@ func open[T any](ctx context.Context, nc *nats.Conn, name string) (*Mirror[T], e
 	if err != nil {
 		return nil, err
 	}
-	return &Mirror[T]{Mirror: kv.NewMirror[T](), Bucket: b, name: name}, nil
+	return &Mirror[T]{Mirror: kv.NewMirror[T](), Bucket: b, name: name, current: make(chan struct{})}, nil
 }
 
 // run keeps the mirror up to date; changed may be nil.
 func (m *Mirror[T]) run(ctx context.Context, h health.Part, changed func(kv.Entry[T])) {
 	condition := "bucket-" + m.name
+	first := sync.OnceFunc(func() { close(m.current) })
 	m.Run(ctx, m.Bucket, kv.Watcher[T]{
 		Changed: func(e kv.Entry[T]) {
 			if changed != nil {
@@ -39,8 +42,11 @@ func (m *Mirror[T]) run(ctx context.Context, h health.Part, changed func(kv.Entr
 			}
 			m.advance(e.Revision)
 		},
-		Current: func() { h.Met(condition) },
-		Broken:  func(err error) { h.Wait(condition, "reading the bucket again: "+err.Error()) },
+		Current: func() {
+			h.Met(condition)
+			first()
+		},
+		Broken: func(err error) { h.Wait(condition, "reading the bucket again: "+err.Error()) },
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -54,13 +55,16 @@ type State struct {
 	Recoveries Recoveries
 
 	health  health.Part
+	touch   touch
+	first   []<-chan struct{} // each is closed when a mirror has all of its bucket
 	bundles *kv.Bucket[json.RawMessage]
 	names   names // of the documents in bundles
 }
 
 // Open opens every bucket; it waits for those that are missing until ctx ends.
 func Open(ctx context.Context, nc *nats.Conn, h health.Part) (*State, error) {
-	s := &State{health: h}
+	s := &State{health: h, touch: touch{rhythm: usual}}
+	h.Wait(condition, s.touch.lost(time.Time{}))
 	for _, name := range []string{bus.Clusters, bus.Releases, bus.Agents, bus.Credentials, bus.Authority, bus.Alerts, bus.Rotations} {
 		h.Wait("bucket-"+name, "reading the bucket for the first time")
 	}
@@ -84,6 +88,9 @@ func Open(ctx context.Context, nc *nats.Conn, h health.Part) (*State, error) {
 	step(func() (err error) { s.bundles, err = kv.Open[json.RawMessage](ctx, nc, bus.Bundles); return err })
 	if err != nil {
 		return nil, fmt.Errorf("open state: %w", err)
+	}
+	s.first = []<-chan struct{}{
+		s.Declared.current, s.Releases.current, s.Agents.current, s.Credentials.current, s.Authority.current, s.Lists.current, s.Alerts.current, s.Rotations.current,
 	}
 	return s, nil
 }
@@ -121,6 +128,7 @@ func (s *State) Run(ctx context.Context) error {
 			s.Work.Wake(e.Key)
 		}})
 	})
+	all.Go(func() { s.keepTouch(ctx) })
 	all.Wait()
 	return nil
 }
