@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -221,10 +222,16 @@ nothing is signed.`,
 			run := func(nc *nats.Conn) error {
 				t.NATS = nc
 				result, err := backup.Restore(c.Context(), t, content)
-				if err == nil {
-					printRestore(c, content.Header, result)
+				if err != nil {
+					return err
 				}
-				return err
+				printRestore(c, content.Header, result)
+				if own := filepath.Join(data, "issuer.key"); config == "" && keyFile != "" {
+					if _, err := os.Stat(own); errors.Is(err, fs.ErrNotExist) {
+						_, _ = fmt.Fprintf(c.OutOrStdout(), "\nPut the key-encryption key to %s before `rotor up` is started.\n", own)
+					}
+				}
+				return nil
 			}
 			if config == "" {
 				return up.Offline(c.Context(), data, slog.New(slog.NewTextHandler(c.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn})), run)

@@ -50,9 +50,12 @@ func TestAWrongCommandLineEndsWithTwo(t *testing.T) {
 		"restore":             "FILE is missing",
 		"restore f.age":       "name a key: --passphrase-file FILE, or --identity-file FILE",
 		"restore --revoke a --passphrase-file p f.age": `--revoke "a": write it as CLUSTER/CLIENT`,
-		"nats x":        `unknown command "x" for "rotor nats"`,
-		"nats config x": `unexpected argument "x"`,
-		"agent x":       `unexpected argument "x"`,
+		"nats x":                       `unknown command "x" for "rotor nats"`,
+		"nats setup":                   "with --config FILE",
+		"nats setup --config f -o xml": `--output "xml": use table or json`,
+		"nats config --max-store big":  `max-store "big": write it as 100GB`,
+		"nats config x":                `unexpected argument "x"`,
+		"agent x":                      `unexpected argument "x"`,
 	} {
 		var out, errs bytes.Buffer
 		args := append(strings.Fields(line), "--data", t.TempDir())

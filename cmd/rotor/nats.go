@@ -99,7 +99,10 @@ may do this. Run it before the services start and after each upgrade of Rotor.`,
 		Args: cli.ExactArgs(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if output != "table" && output != "json" {
-				return &cli.ExitError{Code: 2, Err: fmt.Errorf("--output %q: use table or json", output)}
+				return cli.Usage(c, "--output %q: use table or json", output)
+			}
+			if config == "" {
+				return cli.Usage(c, "name the configuration of the deploy identity with --config FILE")
 			}
 			var common daemon.Config
 			if err := daemon.Load(config, map[string]any{"log": &common.Log, "nats": &common.NATS}); err != nil {
@@ -125,7 +128,6 @@ may do this. Run it before the services start and after each upgrade of Rotor.`,
 	flags.StringVar(&config, "config", "", "configuration `file` of the deploy identity")
 	flags.BoolVar(&dry, "dry-run", false, "only say what would be done")
 	flags.StringVarP(&output, "output", "o", "table", "table or json")
-	_ = c.MarkFlagRequired("config")
 	return c
 }
 

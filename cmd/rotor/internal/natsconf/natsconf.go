@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -118,12 +119,18 @@ func Generate(o Options) (Files, error) {
 	return files, nil
 }
 
+// size is what a NATS server reads as a number of bytes in its configuration.
+var size = regexp.MustCompile(`^[1-9][0-9]*([KMGTP](i?B)?)?$`)
+
 func (o *Options) validate() error {
 	if len(o.Servers) == 0 {
 		return fmt.Errorf("%w: nats: name at least one server as host:port", fleet.ErrInvalid)
 	}
 	if len(o.Servers) == 2 {
 		return fmt.Errorf("%w: nats: two servers stop when one is lost: use one or three", fleet.ErrInvalid)
+	}
+	if o.MaxStore != "" && !size.MatchString(o.MaxStore) {
+		return fmt.Errorf("%w: nats: max-store %q: write it as 100GB", fleet.ErrInvalid, o.MaxStore)
 	}
 	if o.ClusterName == "" {
 		o.ClusterName = "rotor"
