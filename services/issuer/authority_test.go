@@ -219,6 +219,27 @@ func TestCertify(t *testing.T) {
 	}
 }
 
+func TestWhichServerCertificateStays(t *testing.T) {
+	at := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
+	stored := &fleet.ServerCertificate{CA: "a", Key: "k", At: at}
+	for name, c := range map[string]struct {
+		stored, next *fleet.ServerCertificate
+		want         bool
+	}{
+		"the first":                  {nil, stored, true},
+		"a repeat":                   {stored, stored, false},
+		"asked for later":            {stored, &fleet.ServerCertificate{CA: "a", Key: "k", At: at.Add(time.Second)}, true},
+		"asked for before":           {stored, &fleet.ServerCertificate{CA: "a", Key: "old", At: at.Add(-time.Second)}, false},
+		"started again at once":      {stored, &fleet.ServerCertificate{CA: "a", Key: "new", At: at}, true},
+		"of the CA that signs now":   {stored, &fleet.ServerCertificate{CA: "b", Key: "k", At: at.Add(-time.Minute)}, true},
+		"stored by a version before": {&fleet.ServerCertificate{CA: "a", Key: "k"}, stored, true},
+	} {
+		if got := replaces(c.next, c.stored); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
+
 func (w *world) server(t testing.TB) kv.Entry[fleet.Bundles] {
 	t.Helper()
 	e, err := w.bundles.Get(t.Context(), "_gateway-a")

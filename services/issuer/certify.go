@@ -1,10 +1,7 @@
 package issuer
 
 import (
-	"bytes"
 	"context"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"strings"
@@ -74,18 +71,21 @@ func (s *service) certify(ctx context.Context, e event.Event) error {
 		if command.CA != "" {
 			place = &doc.Canary
 		}
-		if changed = newer(signed.X509, *place) || command.CA != "" && (*place).CA != command.CA; !changed {
+		next := &fleet.ServerCertificate{CA: signer.ID(), Key: prepared.Key, Chain: signed.Chain, NotAfter: signed.X509.NotAfter, At: command.At}
+		if changed = replaces(next, *place); !changed {
 			return kv.Keep
 		}
-		*place = &fleet.ServerCertificate{CA: signer.ID(), Key: prepared.Key, Chain: signed.Chain, NotAfter: signed.X509.NotAfter}
+		*place = next
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("certify %s: %w", gateway, err)
 	}
-	if changed {
-		s.log.Info("gateway certified", "gateway", gateway, "ca", signer.ID(), "names", command.Names, "notAfter", signed.X509.NotAfter)
+	if !changed {
+		s.log.InfoContext(ctx, "gateway has this certificate or a newer one", "gateway", gateway, "ca", signer.ID(), "askedAt", command.At)
+		return nil
 	}
+	s.log.InfoContext(ctx, "gateway certified", "gateway", gateway, "ca", signer.ID(), "names", command.Names, "notAfter", signed.X509.NotAfter)
 	return nil
 }
 
@@ -111,22 +111,14 @@ func (a *authority) certifier(command event.CertifyCommand) (*ca.Authority, erro
 	return a.cas[c.ID], nil
 }
 
-// newer reports whether a certificate shall take the place of what is there. One
-// that differs in the signature alone is the same, from a key that signs with
-// randomness.
-func newer(c *x509.Certificate, stored *fleet.ServerCertificate) bool {
-	if stored == nil {
-		return true
-	}
-	block, _ := pem.Decode(stored.Chain)
-	if block == nil {
-		return true
-	}
-	old, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		return true
-	}
-	return !bytes.Equal(old.RawTBSCertificate, c.RawTBSCertificate) && !c.NotBefore.Before(old.NotBefore)
+// replaces reports whether a certificate shall take the place of what is there: of
+// another CA, as the one that signs is always the right one, or asked for later,
+// or by a gateway that was started again within the second.
+// The moments of their validity do not tell: one that a CA of a minute ago has
+// signed begins with that CA, and one of an older CA five minutes before it was
+// asked for.
+func replaces(next, stored *fleet.ServerCertificate) bool {
+	return stored == nil || stored.CA != next.CA || next.At.After(stored.At) || next.At.Equal(stored.At) && next.Key != stored.Key
 }
 
 // ignoreMissing turns a missing document into nothing to do.

@@ -172,4 +172,5 @@ type ServerCertificate struct {
 	Key      string    `json:"key" doc:"JWK thumbprint of the gateway's key"`
 	Chain    []byte    `json:"chain" doc:"PEM"`
 	NotAfter time.Time `json:"notAfter"`
+	At       time.Time `json:"at,omitzero" doc:"when the gateway asked for it, by its clock"`
 }
