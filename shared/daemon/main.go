@@ -153,6 +153,8 @@ func Connect(log *slog.Logger, c NATSConfig, name string) (*nats.Conn, error) {
 	return nc, nil
 }
 
+const pingInterval = 20 * time.Second
+
 // ConnOptions are the options of every connection of ours.
 func ConnOptions(log *slog.Logger, name string) []nats.Option {
 	return []nats.Option{
@@ -160,6 +162,9 @@ func ConnOptions(log *slog.Logger, name string) []nats.Option {
 		nats.MaxReconnects(-1),
 		nats.ReconnectWait(250 * time.Millisecond),
 		nats.ReconnectJitter(250*time.Millisecond, time.Second),
+		// A server that swallows what is sent is left after a minute; by default
+		// only after six.
+		nats.PingInterval(pingInterval),
 		nats.CustomInboxPrefix("_INBOX_" + name),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {

@@ -104,7 +104,7 @@ type Rollout struct {
 	Total          int                  `json:"total" doc:"clusters that the gate of the phase concerns"`
 	Missing        []Laggard            `json:"missing,omitempty" doc:"whom the gate of the phase waits for, at most MaxLaggards"`
 	MissingCount   int                  `json:"missingCount" doc:"of all of them"`
-	OpensAt        time.Time            `json:"opensAt,omitzero" doc:"of a token key: when every verifier has the new one"`
+	OpensAt        time.Time            `json:"opensAt,omitzero" doc:"when the gate opens by the clock: of a token key, when every verifier has the new one; of a CA that nobody uses any more, at the end of the soak"`
 	LastReplacedAt time.Time            `json:"lastReplacedAt,omitzero" doc:"when the last client was off the old one"`
 	Held           int                  `json:"held,omitempty" doc:"days of the phase of which it was told that it waits"`
 	Trace          string               `json:"trace,omitempty" doc:"traceparent (W3C Trace Context) of its beginning; empty if it was not traced"`

@@ -245,11 +245,14 @@ func TestTheOldCASoaks(t *testing.T) {
 	if d := Decide(w.input(fleet.RolloutCA)); !d.Next.Equal(first.Add(time.Hour)) {
 		t.Errorf("looks again at %s, want at %s", d.Next, first.Add(time.Hour))
 	}
+	if r := w.rollouts[fleet.RolloutCA]; !r.OpensAt.Equal(first.Add(time.Hour)) {
+		t.Errorf("it is said to end at %s", r.OpensAt)
+	}
 	w.now = first.Add(59 * time.Minute)
 	record := w.records["edge-01"].Clients[kms]
 	record.Newest().Certificate.Issuer = "ca-1" // somebody has come back to it
 	w.decide(fleet.RolloutCA)
-	if r := w.rollouts[fleet.RolloutCA]; !r.LastReplacedAt.IsZero() || r.MissingCount == 0 {
+	if r := w.rollouts[fleet.RolloutCA]; !r.LastReplacedAt.IsZero() || !r.OpensAt.IsZero() || r.MissingCount == 0 {
 		t.Errorf("somebody uses it: %+v", r)
 	}
 	record.Newest().Certificate.Issuer = "ca-2"

@@ -253,7 +253,7 @@ func (e *evaluation) back() {
 func (e *evaluation) soaked(cas ...string) bool {
 	if !e.reissued(cas) {
 		if e.Complete {
-			e.r.LastReplacedAt = time.Time{} // somebody has come back to one
+			e.r.LastReplacedAt, e.r.OpensAt = time.Time{}, time.Time{} // somebody has come back to one
 		}
 		return false
 	}
@@ -263,5 +263,6 @@ func (e *evaluation) soaked(cas ...string) bool {
 	if e.tainted() {
 		return true // an operator says when it goes, and on the way back nobody waits
 	}
-	return e.passed(e.r.LastReplacedAt.Add(e.policy().Soak.Std()))
+	e.r.OpensAt = e.r.LastReplacedAt.Add(e.policy().Soak.Std())
+	return e.passed(e.r.OpensAt)
 }

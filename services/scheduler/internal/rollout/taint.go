@@ -55,7 +55,7 @@ func hasten(c event.RolloutCommand, s Stand) (Turn, error) {
 		return Turn{Rollout: &next}, nil
 	}
 	next.Reason = fleet.RolloutTainted
-	next.Halted, next.LastReplacedAt = "", time.Time{}
+	next.Halted, next.LastReplacedAt, next.OpensAt = "", time.Time{}, time.Time{}
 	if next.Reissue == ReissueID(&next) {
 		next.Attempt++
 	}
