@@ -41,7 +41,7 @@ again and try everything at once.`
 
 	Example = `  rotor agent --server https://rotor.example.com:8443 --join edge-04.1.ABC... --ca-hash sha256:... --dir /var/lib/rotor-agent
   ROTOR_JOIN_TOKEN=edge-04.1.ABC... rotor agent --server https://rotor.example.com:8443 --ca-hash sha256:... --dir /var/lib/rotor-agent
-  rotor agent --dir /var/lib/rotor-agent --listen-health 127.0.0.1:9444`
+  rotor agent --dir /var/lib/rotor-agent --listen-health 127.0.0.1:9642`
 )
 
 // Options are the arguments.

@@ -107,16 +107,19 @@ func rotateQuestion(r api.RolloutRequest, s api.Status) string {
 	if r.Kind == fleet.RolloutToken {
 		return "Rotate the token key? The new one signs 10 minutes after it is published; tokens of the old one stay valid until they end."
 	}
-	now := "the CA"
+	now, own := "the CA", ""
 	if ca := activeCA(s.Authority.CAs); ca != nil {
 		now = fmt.Sprintf("CA %d, %s, valid until %s", ca.Number, short(ca.ID), date(&ca.NotAfter))
+		if len(ca.Anchor) > 0 {
+			own = " The next one is a root of Rotor's own; to stay below your offline root, use rotor authority csr instead."
+		}
 	}
 	order := "the canary first"
 	if r.Canary != "" {
 		order = r.Canary + " first"
 	}
-	return fmt.Sprintf("Rotate %s? The next one signs when every agent trusts it; then %s of %s get certificates of it, %s.",
-		now, plural(s.Clients, "client"), plural(len(s.Clusters), "cluster"), order)
+	return fmt.Sprintf("Rotate %s? The next one signs when every agent trusts it; then %s of %s get certificates of it, %s.%s",
+		now, plural(s.Clients, "client"), plural(len(s.Clusters), "cluster"), order, own)
 }
 
 // activeCA returns the one that signs, or nil.

@@ -142,6 +142,23 @@ func TestAuthorityStatus(t *testing.T) {
 	}
 }
 
+// Whoever has a root of their own is told that this leads away from it.
+func TestRotateBelowAnOfflineRoot(t *testing.T) {
+	for _, anchor := range [][]byte{nil, []byte("PEM")} {
+		s := newServer(t)
+		glance := status(api.HealthWell)
+		glance.Authority = authorityOf(t).AuthorityView
+		for i := range glance.Authority.CAs {
+			glance.Authority.CAs[i].Anchor = anchor
+		}
+		s.mux.Handle("GET /v1/status", answer(glance))
+		r := s.ask(t, "no\n", "authority", "rotate")
+		if told := strings.Contains(r.err, "use rotor authority csr instead"); told != (anchor != nil) {
+			t.Errorf("anchor %q: %+v", anchor, r)
+		}
+	}
+}
+
 func TestAuthorityAsks(t *testing.T) {
 	for name, test := range map[string]struct {
 		args     []string
