@@ -22,7 +22,6 @@ import (
 type Linter struct {
 	rules  []rule
 	config lint.Configuration
-	weak   weak
 }
 
 // rule is one of zlint. To run it by its own Execute costs as much as most rules
@@ -112,7 +111,7 @@ func (l *Linter) check(tbs []byte) error {
 		return errors.New("lint: what was read differs from what was to be linted")
 	}
 	if key, ok := c.PublicKey.(*zx509.AugmentedECDSA); ok {
-		if err := l.weak.check(key.Pub); err != nil {
+		if err := checkWeak(key.Pub); err != nil {
 			return fmt.Errorf("lint: %w", err)
 		}
 	}

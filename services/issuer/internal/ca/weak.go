@@ -19,45 +19,44 @@ import (
 // of those keys lie in a table.
 const weakLimit = 1 << 16
 
-// weak finds keys that anyone can find. The zero value is ready; it is safe for
-// concurrent use. The table of a curve is made at the first key on it: about
-// 0.2 s for P-256, 0.8 s for P-384, and 1 MiB each.
-type weak struct{ p256, p384 table }
+// The weak keys on each curve: constants of it, made at the first key on it, which
+// takes about 0.2 s for P-256, 0.8 s for P-384, and 1 MiB each.
+var (
+	weakOnP256 = sync.OnceValue(func() *table { return weakOn(elliptic.P256()) })
+	weakOnP384 = sync.OnceValue(func() *table { return weakOn(elliptic.P384()) })
+)
 
 // table holds the points j*G, 1 <= j <= weakLimit, by the low bits of their x,
 // which they share with -j*G. A place that is not taken holds 0.
-type table struct {
-	once   sync.Once
-	places []uint64
-}
+type table struct{ places []uint64 }
 
-// check refuses a key on P-256 or P-384 that is weak.
-func (w *weak) check(key *ecdsa.PublicKey) error {
-	t := &w.p256
+// checkWeak refuses a key on P-256 or P-384 that is weak.
+func checkWeak(key *ecdsa.PublicKey) error {
+	weak := weakOnP256
 	if key.Curve == elliptic.P384() {
-		t = &w.p384
+		weak = weakOnP384
 	}
-	t.once.Do(func() { t.fill(key.Curve) })
 	point, err := key.Bytes()
 	if err != nil {
 		return fmt.Errorf("%w: key: %w", fleet.ErrInvalid, err)
 	}
 	size := (len(point) - 1) / 2 // uncompressed: 4, x, y (SEC 1, 2.3.3)
-	if x := binary.BigEndian.Uint64(point[1+size-8 : 1+size]); *t.place(x) == x {
+	if x := binary.BigEndian.Uint64(point[1+size-8 : 1+size]); *weak().place(x) == x {
 		return fmt.Errorf("%w: the private key is within %d of 0: anyone can find it; make a random one", fleet.ErrDenied, weakLimit)
 	}
 	return nil
 }
 
-func (t *table) fill(curve elliptic.Curve) {
+func weakOn(curve elliptic.Curve) *table {
 	g := curve.Params()
-	t.places = make([]uint64, 2*weakLimit)
+	t := &table{places: make([]uint64, 2*weakLimit)}
 	x, y := g.Gx, g.Gy
 	for range weakLimit {
 		low := low(x)
 		*t.place(low) = low
 		x, y = curve.Add(x, y, g.Gx, g.Gy) //nolint:staticcheck // crypto/ecdh does not add points; no secret is involved
 	}
+	return t
 }
 
 // place returns the place of a point, or the one where it would lie.
